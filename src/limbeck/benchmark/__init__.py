@@ -1,0 +1,1 @@
+"""The benchmark stage: latency, throughput and memory of the evaluated artefacts."""

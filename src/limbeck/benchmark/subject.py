@@ -1,0 +1,142 @@
+"""The model under measurement: loaded as evaluation loads it, asked through the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from limbeck.recipe.sections import ModelSection
+from limbeck.records import Sample
+
+if TYPE_CHECKING:
+    from torch import BoolTensor, Tensor
+
+    from limbeck.data.tokens import Encoded
+    from limbeck.models.load import LoadedModel
+
+_PAGE_BYTES = 4096
+_OTHER_WEIGHTS = {".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt"}
+
+
+class Subject:
+    """A loaded model, ready to be measured.
+
+    Args:
+        section: which model, and how it is loaded.
+        data: the data stage's folder, which holds the images.
+        device: torch device name.
+    """
+
+    def __init__(self, section: ModelSection, data: Path, device: str) -> None:
+        from limbeck.models.load import load_model
+
+        self.loaded: LoadedModel = load_model(section, device=device)
+        self._data, self._device = data, device
+        self._on_token: Callable[[], None] = lambda: None
+        self._watch_tokens()
+        self._read_all_weights()
+        self.synchronise()
+
+    def encode(self, samples: Sequence[Sample]) -> list[Encoded]:
+        """Images opened and sized, prompts rendered and tokenised."""
+        return [self.loaded.encoder.encode(sample, self._data, None) for sample in samples]
+
+    def generate(
+        self,
+        items: Sequence[Encoded],
+        on_token: Callable[[], None],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+    ) -> int:
+        """Greedy answers; returns the count of new tokens, end tokens included.
+
+        `on_token` is called as soon as the batch has each of its new tokens.
+        """
+        self._on_token = on_token
+        answers = self.loaded.generate(
+            items, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens
+        )
+        return sum(len(answer.token_ids) for answer in answers)
+
+    def synchronise(self) -> None:
+        """Wait until the device has done what was asked of it."""
+        import torch
+
+        if self._device.startswith("cuda"):
+            torch.cuda.synchronize(self._device)
+        elif self._device == "mps":
+            torch.mps.synchronize()
+
+    def describe(self) -> dict[str, Any]:
+        """Precision, runtime, parameters (counted) and size on disk."""
+        import torch
+        import transformers
+
+        base, section = self.loaded.base, self.loaded.section
+        attention = getattr(base.config, "_attn_implementation", None) or "of the model's own"
+        precision = str(base.dtype).removeprefix("torch.")
+        if section.quantization != "none":
+            precision = f"{section.quantization}, computed in {precision}"
+        return {
+            "precision": precision,
+            "runtime": f"transformers {transformers.__version__}, torch {torch.__version__}, "
+            f"attention {attention}",
+            "parameters": base.num_parameters(),
+            "disk_bytes": disk_bytes(section),
+        }
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of parameters and buffers, tied ones once."""
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    def _watch_tokens(self) -> None:
+        """Hear of every new token: generation asks its stopping criteria right after each."""
+        import torch
+        from transformers import StoppingCriteria, StoppingCriteriaList
+
+        subject = self
+
+        class Watch(StoppingCriteria):
+            never: BoolTensor | None = None  # kept, so that a step costs no allocation
+
+            def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> BoolTensor:
+                subject._on_token()
+                if self.never is None or len(self.never) != len(input_ids):
+                    never = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+                    self.never = cast("BoolTensor", never)
+                return self.never
+
+        base = self.loaded.base
+        base.generate = partial(base.generate, stopping_criteria=StoppingCriteriaList([Watch()]))
+
+    def _read_all_weights(self) -> None:
+        """Touch every page: weights are mapped from their file and only read at first use."""
+        import torch
+
+        if self._device == "cpu":
+            with torch.no_grad():
+                for tensor in self._tensors():
+                    if tensor.is_contiguous():
+                        tensor.view(-1).view(torch.uint8)[::_PAGE_BYTES].sum()
+
+    def _tensors(self) -> list[Tensor]:
+        base = self.loaded.base
+        return list({id(t): t for t in chain(base.parameters(), base.buffers())}.values())
+
+
+def disk_bytes(section: ModelSection) -> int:
+    """What has to be deployed: the model's files without weights in formats that are not read."""
+    from limbeck.models.source import model_folder
+
+    assert section.model is not None
+    folder = model_folder(section.model, section.revision)
+    return sum(
+        path.stat().st_size
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix not in _OTHER_WEIGHTS and path.name[0] != "."
+    )

@@ -1,0 +1,221 @@
+"""The command `limbeck`: parses, calls, prints; nothing else. No command loads torch to say --help.
+
+Results go to stdout (with --json as JSON), progress and messages to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from limbeck.failures import reported
+
+if TYPE_CHECKING:
+    from limbeck.stages import Command, Stage
+
+app = typer.Typer(
+    help="Distil a large vision-language model into a small one, and measure what it cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (YAML)")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="override a field; may be given several times"),
+]
+Json = Annotated[bool, typer.Option("--json", help="print the result as JSON to stdout")]
+Debug = Annotated[bool, typer.Option("--debug", help="show the traceback of an error")]
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app(prog_name="limbeck")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Distil a large vision-language model into a small one, and measure what it cost."""
+    if version:
+        from limbeck import __version__
+
+        typer.echo(f"limbeck {__version__}")
+        raise typer.Exit
+
+
+@app.command("run")
+def run_command(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Run every stage that is not done yet, from data to report."""
+    _run(recipe, overrides, None, as_json, debug)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Show what would run and what is done; touches nothing."""
+    with reported(debug) as emit:
+        from limbeck.pipeline import build_plan
+        from limbeck.recipe import load_recipe
+
+        planned = build_plan(load_recipe(recipe, overrides or ()))
+        if as_json:
+            emit(_json(planned.describe()))
+        else:
+            for row in planned.stages:
+                state = "done " if row.done else "to do"
+                emit(f"{state}  {row.stage.kind:<12}{row.stage.title}  {row.folder}")
+            left = sum(not row.done for row in planned.stages)
+            emit(f"{len(planned.stages)} stages, {left} to do")
+        for problem in planned.problems[1:]:
+            typer.echo(f"error: {problem}", err=True)
+        if planned.problems:
+            raise planned.problems[0]
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="a recipe file (YAML)")
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="score this JSONL file (id, prediction, references) in place of a recipe"
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="with --predictions: metrics, separated by commas")
+    ] = "rouge_l,bleu,cider_d",
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Answer the test samples with every model and score the answers, or score a file."""
+    if (recipe is None) == (predictions is None):
+        raise typer.BadParameter("give either RECIPE or --predictions FILE")
+    if recipe is not None:
+        _run(recipe, overrides, "evaluate", as_json, debug)
+        return
+    assert predictions is not None
+    with reported(debug) as emit:
+        from limbeck.evaluate.scoring import score_file
+
+        scores = score_file(predictions, [word.strip() for word in metrics.split(",")])
+        emit(_json(scores) if as_json else _score_lines(scores))
+
+
+def _stage_command(name: Command, text: str) -> None:
+    @app.command(name, help=text)
+    def command(
+        recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+    ) -> None:
+        _run(recipe, overrides, name, as_json, debug)
+
+
+_stage_command("data", "Read, check and store the data set.")
+_stage_command("label", "Let the teacher answer; keep its answers and distributions.")
+_stage_command("train", "Train the student, the control and every other arm.")
+_stage_command("benchmark", "Measure latency, throughput and memory of what was evaluated.")
+_stage_command("report", "Write the report from the results files.")
+
+
+@app.command()
+def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Run the recipe that comes along: no download, no GPU, minutes on two cores."""
+    _run(RECIPES / "demo.yaml", overrides, None, as_json, debug)
+
+
+@app.command()
+def new(
+    name: Annotated[str | None, typer.Argument(help="name of the run; writes NAME.yaml")] = None,
+    template: Annotated[
+        str, typer.Option("--from", help="a recipe that comes along, or a data source")
+    ] = "jsonl",
+    debug: Debug = False,
+) -> None:
+    """Write a commented recipe to start from."""
+    with reported(debug) as emit:
+        from limbeck.new import write_recipe
+
+        emit(str(write_recipe(name or template, template, RECIPES)))
+
+
+@app.command()
+def schema(
+    markdown: Annotated[bool, typer.Option(help="the reference page in place of JSON")] = False,
+    debug: Debug = False,
+) -> None:
+    """Print the recipe's JSON schema, for editors and checks."""
+    with reported(debug) as emit:
+        from limbeck.recipe.reference import reference_page
+        from limbeck.recipe.schema import recipe_schema
+
+        emit(reference_page() if markdown else _json(recipe_schema()))
+
+
+@app.command()
+def doctor(
+    work: Annotated[Path, typer.Option(help="the work folder to check")] = Path("work"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Check this machine: versions, devices, memory, disk, caches, extras."""
+    with reported(debug) as emit:
+        from limbeck.doctor import examine
+
+        checks = examine(work)
+        if as_json:
+            emit(_json([check.describe() for check in checks]))
+        else:
+            for check in checks:
+                mend = f"; {check.mend}" if check.mend else ""
+                emit(f"{check.state:<8}{check.name:<16}{check.found}{mend}")
+        if any(check.state == "fail" for check in checks):
+            raise typer.Exit(1)
+
+
+def _run(
+    path: Path, overrides: list[str] | None, until: Command | None, as_json: bool, debug: bool
+) -> None:
+    """Run a recipe up to a stage, and print what was made."""
+    with reported(debug) as emit:
+        from limbeck.pipeline import run
+        from limbeck.recipe import load_recipe
+
+        started = time.monotonic()
+        result = run(load_recipe(path, overrides or ()), until=until, on_event=_tell)
+        if as_json:
+            emit(_json(result.describe()))
+            return
+        for row in result.stages if until else ():
+            emit(f"{row['kind']:<12}{row['title']}  {row['folder']}")
+        if result.verdict:
+            emit(result.verdict)
+        if result.report:
+            emit(f"report: {result.report}")
+        made = sum(not row["cached"] for row in result.stages)
+        typer.echo(
+            f"{made} of {len(result.stages)} stages made, {time.monotonic() - started:.0f} s",
+            err=True,
+        )
+
+
+def _tell(event: str, stage: Stage) -> None:
+    if event == "cached":
+        typer.echo(f"{stage.kind}: {stage.title} (done before)", err=True)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)

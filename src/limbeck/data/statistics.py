@@ -1,0 +1,127 @@
+"""What is in a data set: counts, lengths, sizes, duplicates. The report draws from this."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from limbeck.records import Sample
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+BINS = 20
+SHOWN = 20
+"""Duplicates and reasons that are listed; all are counted."""
+
+
+def describe(
+    samples: Sequence[Sample], quarantine: Sequence[dict[str, str]], *, licence: str | None
+) -> dict[str, Any]:
+    """Statistics as JSON: the same samples give the same value."""
+    duplicates = _across_splits(samples)
+    files = {file.sha256: file for sample in samples for file in sample.images}
+    words = [len(text.split()) for sample in samples for text in sample.references]
+    warnings: list[str] = []
+    if duplicates:
+        warnings.append(
+            f"{len(duplicates)} images occur in more than one split, so held-out scores leak "
+            "(data.splits: hash keeps equal images together)"
+        )
+    if unanswered := sum(not sample.references for sample in samples):
+        warnings.append(f"{unanswered} of {len(samples)} samples have no reference")
+    return {
+        "samples": len(samples),
+        "splits": dict(sorted(Counter(sample.split for sample in samples).items())),
+        "categories": _by_split(samples, "category"),
+        "licence": licence,
+        "licences_of_rows": _counts(s.metadata.get("licence") for s in samples),
+        "references_per_sample": _counts(len(sample.references) for sample in samples),
+        "images_per_sample": _counts(len(sample.images) for sample in samples),
+        "words_per_reference": distribution(words),
+        "characters_per_prompt": distribution([_prompt_characters(s) for s in samples]),
+        "images": {
+            "distinct": len(files),
+            "width_pixels": distribution([file.width for file in files.values()]),
+            "height_pixels": distribution([file.height for file in files.values()]),
+            "area_pixels": distribution([file.width * file.height for file in files.values()]),
+        },
+        "images_in_several_splits": {
+            "count": len(duplicates),
+            "first": duplicates[:SHOWN],
+        },
+        "quarantined": {
+            "count": len(quarantine),
+            "reasons": _most_common(entry["reason"] for entry in quarantine),
+        },
+        "warnings": warnings,
+    }
+
+
+def distribution(values: Sequence[float]) -> dict[str, Any] | None:
+    """Count, mean, quantiles (linear between neighbours) and a histogram of equal bins."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    low, high = ordered[0], ordered[-1]
+    width = (high - low) / BINS or 1.0
+    counts = [0] * (BINS if high > low else 1)
+    for value in ordered:
+        counts[min(int((value - low) / width), len(counts) - 1)] += 1
+    return {
+        "n": len(ordered),
+        "mean": round(sum(ordered) / len(ordered), 4),
+        "quantiles": {f"{q:g}": round(_quantile(ordered, q), 4) for q in QUANTILES},
+        "histogram": {
+            "edges": [round(low + width * index, 4) for index in range(len(counts) + 1)],
+            "counts": counts,
+        },
+    }
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    position = q * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def _across_splits(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for sample in samples:
+        for file in sample.images:
+            found[file.sha256].setdefault(sample.split, sample.id)
+    return [
+        {"sha256": digest, "samples": first_of_split}
+        for digest, first_of_split in found.items()
+        if len(first_of_split) > 1
+    ]
+
+
+def _by_split(samples: Sequence[Sample], key: str) -> dict[str, dict[str, int]]:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        if (value := sample.metadata.get(key)) is not None:
+            counts[sample.split][str(value)] += 1
+    return {split: dict(sorted(counter.items())) for split, counter in sorted(counts.items())}
+
+
+def _counts(values: Any) -> dict[str, int]:
+    counter = Counter(str(value) for value in values if value is not None)
+    return dict(sorted(counter.items()))
+
+
+def _most_common(reasons: Any) -> dict[str, int]:
+    """Counts of reasons that differ in more than the names and numbers in them."""
+    counter = Counter(re.sub(r"\d+", "#", re.sub(r"'[^']*'", "'…'", text)) for text in reasons)
+    ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    return dict(ordered[:SHOWN])
+
+
+def _prompt_characters(sample: Sample) -> int:
+    return sum(
+        len(part["text"])
+        for message in sample.messages
+        for part in message["content"]
+        if part["type"] == "text"
+    )

@@ -1,0 +1,335 @@
+"""From a sample to token ids, pixel tensors and an answer mask: the one place that does it.
+
+The prompt is rendered with the model's own chat template. Only answer tokens, the end-of-turn token
+among them, are supervised, and `collate` is the one place where targets are shifted. Nothing here
+looks at the padding token's id to decide what counts, so pad == end of turn does no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck.data.images import fit_pixels, open_image
+from limbeck.errors import DataError, UsageError
+from limbeck.records import IGNORED, Message, Sample
+from limbeck.store import canonical_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+_ANSWER = "limbeckanswer"
+_KEPT_PROMPTS = 4096
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample as one model sees it.
+
+    `input_ids_L` holds prompt and answer; `aligned` are further tensors [L] (such as token types);
+    `features` are the pixel tensors as the processor made them for this sample alone.
+    """
+
+    input_ids_L: Tensor
+    answer_start: int
+    aligned: dict[str, Tensor] = field(default_factory=lambda: {})
+    features: dict[str, Tensor] = field(default_factory=lambda: {})
+    visual_tokens: int = 0
+
+    @property
+    def answer_ids(self) -> Tensor:
+        """The supervised tokens: the answer with its end-of-turn token; empty without answer."""
+        return self.input_ids_L[self.answer_start :]
+
+    def without_answer(self) -> Encoded:
+        """The prompt alone, as generation needs it."""
+        start = self.answer_start
+        aligned = {name: tensor_L[:start] for name, tensor_L in self.aligned.items()}
+        return Encoded(self.input_ids_L[:start], start, aligned, self.features, self.visual_tokens)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded model inputs, and for each position the answer token that it is to predict.
+
+    `targets_BL[b, t]` is token t + 1 of sample b where that is an answer token, else IGNORED.
+    """
+
+    inputs: dict[str, Tensor]
+    targets_BL: Tensor
+
+    @property
+    def supervised_tokens(self) -> int:
+        """How many positions are scored."""
+        return int((self.targets_BL != IGNORED).sum())
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Batch(moved, self.targets_BL.to(device))
+
+
+class Encoder:
+    """Turns samples into `Encoded` for one processor.
+
+    Args:
+        processor: a transformers processor with its tokenizer; it is kept, and where it budgets
+            pixels itself (the Qwen families) the budget is set on it, so that it is saved with it.
+        config: the model's configuration.
+        min_pixels, max_pixels: visual budget of each picture; None leaves the processor's own.
+        context_tokens: longest prompt with answer; None takes the model's number of positions.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        *,
+        config: Any,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        own = getattr(processor, "chat_template", None)
+        self._template = None if own else self.tokenizer.chat_template
+        if not (own or self._template):
+            raise UsageError(
+                "the model has no chat template",
+                where=str(self.tokenizer.name_or_path),
+                mend="use an instruction-tuned model, or add chat_template.jinja to its folder",
+            )
+        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.context_tokens: int | None = context_tokens or positions
+        self.image_token_id = _image_token_id(config, processor)
+        self.min_pixels, self.max_pixels = min_pixels, max_pixels
+        self._resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
+        self._prompts: dict[str, str] = {}
+        self._answer_prefix, self.end_ids = self._turn_frame()
+
+    @property
+    def pad_id(self) -> int:
+        """What `collate` fills up with; attention never sees it."""
+        pad = self.tokenizer.pad_token_id
+        return self.end_ids[-1] if pad is None else pad
+
+    def render(self, messages: Sequence[Message], *, where: str | None = None) -> str:
+        """The prompt's text, up to where the model's answer begins.
+
+        Raises:
+            DataError: the model's chat template refuses these messages.
+        """
+        key = canonical_json(list(messages))
+        if key not in self._prompts:
+            if len(self._prompts) >= _KEPT_PROMPTS:
+                self._prompts.clear()
+            try:
+                self._prompts[key] = self._apply(list(messages), prompt=True)
+            except _template_errors() as error:
+                raise DataError(
+                    f"the model's chat template refuses the messages ({error})", where=where
+                ) from error
+        return self._prompts[key]
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """Ids of an answer with its end of turn; markers in the text are only text."""
+        text = self._answer_prefix + answer
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        return [*self.tokenizer(text, **options)["input_ids"], *self.end_ids]
+
+    def answer_text(self, token_ids: Sequence[int]) -> str:
+        """The text of generated ids, without special tokens; undoes `answer_tokens`."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text.removeprefix(self._answer_prefix)
+
+    def encode(
+        self,
+        sample: Sample,
+        data_folder: Path,
+        answer: str | None,
+        *,
+        blank_images: bool = False,
+    ) -> Encoded:
+        """One sample's prompt, pictures and (unless None) answer.
+
+        Args:
+            sample: its image paths are relative to `data_folder`.
+            data_folder: the data stage's folder.
+            answer: what is supervised; None for generation.
+            blank_images: replace every picture by grey of the same size.
+
+        Raises:
+            DataError: a broken picture, placeholders that do not match the pictures, or more tokens
+                than the context holds; nothing is ever cut.
+        """
+        import torch
+
+        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
+        if blank_images:
+            images = [_blank(image) for image in images]
+        outputs = dict(self._process(self.render(sample.messages, where=sample.id), images, sample))
+        prompt_1L, mask_1L = outputs.pop("input_ids"), outputs.pop("attention_mask")
+        assert bool(mask_1L.all()), "a single prompt has no padding"
+        answer_ids = [] if answer is None else self.answer_tokens(answer)
+        answer_L = torch.tensor(answer_ids, dtype=prompt_1L.dtype)
+        aligned, features = {}, {}
+        for name, tensor in outputs.items():
+            if tensor.shape == prompt_1L.shape:
+                aligned[name] = torch.cat([tensor[0], tensor.new_zeros(len(answer_ids))])
+            else:
+                features[name] = tensor
+        encoded = Encoded(
+            input_ids_L=torch.cat([prompt_1L[0], answer_L]),
+            answer_start=prompt_1L.shape[1],
+            aligned=aligned,
+            features=features,
+            visual_tokens=int((prompt_1L == self.image_token_id).sum()),
+        )
+        self._check_context(encoded, sample)
+        return encoded
+
+    def _picture(self, sample: Sample, data_folder: Path, number: int) -> Image:
+        image = open_image(data_folder / sample.images[number].path, where=sample.id)
+        if self._resizes_itself:
+            return image
+        return fit_pixels(image, self.min_pixels, self.max_pixels)
+
+    def _process(self, text: str, images: list[Image], sample: Sample) -> Any:
+        bos = self.tokenizer.bos_token
+        try:
+            return self.processor(
+                text=[text],
+                images=[images] if images else None,
+                add_special_tokens=not (bos and text.startswith(bos)),
+                return_tensors="pt",
+            )
+        except ValueError as error:  # what processors raise for placeholders and for odd shapes
+            raise DataError(
+                f"the model's processor refuses the sample ({error})", where=sample.id
+            ) from error
+
+    def _check_context(self, encoded: Encoded, sample: Sample) -> None:
+        tokens, limit = len(encoded.input_ids_L), self.context_tokens
+        if limit is not None and tokens > limit:
+            raise DataError(
+                f"prompt and answer have {tokens} tokens, {encoded.visual_tokens} of them visual,"
+                f" and the context holds {limit}",
+                where=sample.id,
+                mend="lower max_pixels, or raise context_tokens if the model can take more",
+            )
+
+    def _apply(self, messages: list[Message], *, prompt: bool) -> str:
+        return self.processor.apply_chat_template(
+            messages, chat_template=self._template, add_generation_prompt=prompt, tokenize=False
+        )
+
+    def _turn_frame(self) -> tuple[str, list[int]]:
+        """White space before an answer, and what ends it, as the template has them.
+
+        The end is the first special token that the template writes after an answer, or the
+        tokenizer's end of sequence where it writes none.
+        """
+        question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+        prefix, after = "", ""
+        for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
+            try:
+                prompt = self._apply([question], prompt=True)
+                turns = [question, {"role": "assistant", "content": content}]
+                whole = self._apply(turns, prompt=False)
+            except _template_errors():
+                continue
+            before, found, after = whole.partition(_ANSWER)
+            if found:
+                between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+                prefix = between if between.isspace() else ""
+                break
+        special = set(self.tokenizer.all_special_ids)
+        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+        end = next((token for token in ids if token in special), self.tokenizer.eos_token_id)
+        if end is None:
+            raise UsageError(
+                "neither the chat template nor the tokenizer says how an answer ends",
+                where=str(self.tokenizer.name_or_path),
+            )
+        return prefix, [end]
+
+
+def collate(items: Sequence[Encoded], *, pad_id: int, side: str) -> Batch:
+    """Pad samples to one length; `side` is "right" for training and "left" for generation.
+
+    Pixel tensors are padded with zeros to the largest of the batch and joined on their first
+    dimension, which is what the families' processors do for a batch.
+    """
+    import torch
+
+    assert side in ("left", "right"), side
+    length = max(len(item.input_ids_L) for item in items)
+    shape = (len(items), length)
+    ids_BL = torch.full(shape, pad_id, dtype=torch.long)
+    mask_BL = torch.zeros(shape, dtype=torch.long)
+    targets_BL = torch.full(shape, IGNORED, dtype=torch.long)
+    inputs = {"input_ids": ids_BL, "attention_mask": mask_BL}
+    for b, item in enumerate(items):
+        tokens = len(item.input_ids_L)
+        first = length - tokens if side == "left" else 0
+        row = slice(first, first + tokens)
+        ids_BL[b, row], mask_BL[b, row] = item.input_ids_L, 1
+        answers = item.answer_ids
+        start = first + item.answer_start - 1  # the position that predicts the first answer token
+        targets_BL[b, start : start + len(answers)] = answers
+        for name, tensor_L in item.aligned.items():
+            padded_BL = inputs.setdefault(name, torch.zeros(shape, dtype=tensor_L.dtype))
+            padded_BL[b, row] = tensor_L
+    for name in dict.fromkeys(name for item in items for name in item.features):
+        inputs[name] = _join([i.features[name] for i in items if name in i.features])
+    return Batch(inputs, targets_BL)
+
+
+def _join(tensors: list[Tensor]) -> Tensor:
+    import torch
+    from torch.nn.functional import pad
+
+    largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
+    padded: list[Tensor] = []
+    for tensor in tensors:
+        missing = [big - own for big, own in zip(largest, tensor.shape[1:], strict=True)]
+        amounts = [amount for size in reversed(missing) for amount in (0, size)]
+        padded.append(pad(tensor, amounts) if any(amounts) else tensor)
+    return torch.cat(padded)
+
+
+def _set_budget(image_processor: Any, least: int | None, most: int | None) -> bool:
+    """Whether the processor keeps a picture's shape within a budget of pixels; sets the budget."""
+    size = dict(image_processor.size or {})
+    in_pixels = {"shortest_edge", "longest_edge"} <= {k for k, v in size.items() if v}
+    if not (in_pixels and hasattr(image_processor, "merge_size")):
+        return False
+    most = most or max(size["longest_edge"], least or 0)
+    least = least or min(size["shortest_edge"], most)
+    image_processor.size = type(image_processor.size)(shortest_edge=least, longest_edge=most)
+    return True
+
+
+def _image_token_id(config: Any, processor: Any) -> int | None:
+    for owner, name in (
+        (config, "image_token_id"),
+        (config, "image_token_index"),
+        (processor, "image_token_id"),
+    ):
+        if (found := getattr(owner, name, None)) is not None:
+            return found
+    return None
+
+
+def _blank(image: Image) -> Image:
+    from PIL import Image as images
+
+    return images.new("RGB", image.size, (128, 128, 128))
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    from jinja2 import TemplateError
+
+    return (TemplateError, TypeError, KeyError, ValueError, AttributeError)

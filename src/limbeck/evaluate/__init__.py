@@ -1,0 +1,1 @@
+"""Evaluation: models answer, answers are scored."""

@@ -1,0 +1,235 @@
+"""The label stage: the teacher's answers, checked, and its distributions along them.
+
+Rows are labelled in fixed batches of similar length; a batch is written whole or not at all, so a
+run that was killed goes on with the first unfinished batch and ends in the same files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from limbeck import journal
+from limbeck.data.labels import label_from, write_labels
+from limbeck.errors import DataError, TeacherError
+from limbeck.progress import meter
+from limbeck.recipe.sections import Checks, Labelling
+from limbeck.records import Label, Sample
+from limbeck.teachers import Answer, OpenTeacher, Teacher, batches_by_length
+
+if TYPE_CHECKING:
+    from limbeck.signals.writer import SignalWriter
+
+MIN_ARGMAX_AGREEMENT = 0.99
+"""Share of greedily decoded tokens that must be the argmax of the distribution kept for them."""
+
+BATCHES_BETWEEN_SAVES = 4
+"""A kill loses at most the labels of so many batches."""
+
+JOURNAL = "labels.jsonl"
+TOKENIZER = "tokenizer"
+
+
+def label(
+    output: Path,
+    *,
+    teacher: Teacher,
+    samples: Sequence[Sample],
+    data: Path,
+    settings: Labelling,
+    key: dict[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    """Label `samples` and write `labels.parquet`, the signals and the teacher's tokenizer.
+
+    Args:
+        output: the stage's folder.
+        teacher: who labels.
+        samples: what is labelled.
+        data: the data stage's folder.
+        settings: what is asked for and kept.
+        key: what determines the teacher's distributions, for the cache.
+        device: where a local teacher runs.
+
+    Raises:
+        DataError: gold answers are asked for and a sample has none.
+        TeacherError: the images do not reach the teacher, too many answers are unfit, or greedy
+            answers are not the argmax of the distributions.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    if settings.answers == "gold":
+        _require_references(samples)
+    session = teacher.open(data, device=device)
+    writer = _signal_writer(output, key, settings) if settings.signal == "top_k" else None
+    done = {row["sample_id"]: label_from(row) for row in journal.read(output / JOURNAL)}
+    if not done:
+        _check_sensitivity(session, samples, settings)
+        session.save_tokenizer(output / TOKENIZER)
+    unsaved: list[Label] = []
+    all_batches = list(batches_by_length(session, samples, settings.batch_size))
+    with meter("labelling", len(samples), done=len(done)) as progress:
+        for number, batch in enumerate(all_batches, start=1):
+            if any(sample.id not in done for sample in batch):
+                labels = judge(batch, _answers(session, batch, settings), settings.checks)
+                if writer is not None:
+                    labels = _write_signals(writer, session, batch, labels)
+                unsaved += labels
+                progress.advance(len(batch))
+            if number % BATCHES_BETWEEN_SAVES == 0 or number == len(all_batches):
+                # Signals first: a label without its signal would be trained on without one.
+                if writer is not None:
+                    writer.flush()
+                journal.append(output / JOURNAL, [asdict(row) for row in unsaved])
+                done |= {row.sample_id: row for row in unsaved}
+                unsaved = []
+    ordered = [done[sample.id] for sample in samples]
+    summary = summarise(ordered, settings)
+    if writer is not None:
+        summary["signals"] = writer.close()
+        _require_agreement(summary["signals"], settings)
+    write_labels(output, ordered)
+    (output / JOURNAL).unlink(missing_ok=True)
+    return summary
+
+
+def judge(samples: Sequence[Sample], answers: Sequence[Answer], checks: Checks) -> list[Label]:
+    """Labels with the reasons that make an answer unfit for training."""
+    rows: list[Label] = []
+    for sample, answer in zip(samples, answers, strict=True):
+        reasons = tuple(unfit_reasons(answer, checks))
+        rows.append(
+            Label(sample.id, answer.text, not reasons, reasons, answer.tokens, answer.finished)
+        )
+    return rows
+
+
+def unfit_reasons(answer: Answer, checks: Checks) -> Iterator[str]:
+    """Why an answer must not be trained on; nothing when it may."""
+    text = answer.text.strip()
+    if not text:
+        yield "empty"
+        return
+    if len(text) < checks.min_characters:
+        yield f"shorter than {checks.min_characters} characters"
+    if checks.max_characters is not None and len(text) > checks.max_characters:
+        yield f"longer than {checks.max_characters} characters"
+    if checks.must_finish and not answer.finished:
+        yield "cut by max_new_tokens"
+    if repetition(text) > checks.max_repetition:
+        yield "repeats itself"
+    if checks.pattern is not None and not re.fullmatch(checks.pattern, text, re.DOTALL):
+        yield "does not match the pattern"
+    if "�" in text:
+        yield "broken characters"
+
+
+def repetition(text: str, n: int = 4) -> float:
+    """Share of the text's word n-grams that stood earlier in it; 0 for texts without any."""
+    words = text.split()
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
+    """Counts for the manifest; stops when more than the allowed share is unfit.
+
+    Raises:
+        TeacherError: too many unfit answers, with the commonest reasons.
+    """
+    unfit = [row for row in labels if not row.valid]
+    reasons = Counter(reason for row in unfit for reason in row.reasons)
+    if labels and len(unfit) / len(labels) > settings.checks.max_unfit_share:
+        common = ", ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
+        example = unfit[0]
+        raise TeacherError(
+            f"{len(unfit)} of {len(labels)} answers are unfit ({common}), for example sample "
+            f"{example.sample_id}: {example.text[:80]!r}",
+            where="label.checks.max_unfit_share",
+            mend="mend the teacher or the prompt, raise label.max_new_tokens, or raise the share",
+        )
+    tokens = sum(row.tokens for row in labels if row.valid)
+    return {
+        "labels": len(labels),
+        "valid": len(labels) - len(unfit),
+        "unfit_reasons": dict(reasons),
+        "answer_tokens": tokens,
+        "answers": settings.answers,
+        "signal": settings.signal,
+    }
+
+
+def _answers(session: OpenTeacher, batch: list[Sample], settings: Labelling) -> list[Answer]:
+    if settings.answers == "gold":
+        return [Answer(sample.references[0], 0, True) for sample in batch]
+    return session.generate(
+        batch,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+    )
+
+
+def _signal_writer(output: Path, key: dict[str, Any], settings: Labelling) -> SignalWriter:
+    from limbeck.signals.writer import SignalWriter
+
+    return SignalWriter(output, key, settings.top_k, settings.temperatures)
+
+
+def _write_signals(
+    writer: SignalWriter, session: OpenTeacher, batch: list[Sample], labels: list[Label]
+) -> list[Label]:
+    """Score the fit answers, keep their top-k, and note their mean log-probability."""
+    import torch
+
+    from limbeck.signals.key import sample_key
+    from limbeck.signals.top_k import from_logits
+
+    fit = [(s, row) for s, row in zip(batch, labels, strict=True) if row.valid]
+    if not fit:
+        return labels
+    noted: dict[str, Label] = {}
+    scored = session.score([s for s, _ in fit], [row.text for _, row in fit])
+    for (sample, row), answer in zip(fit, scored, strict=True):
+        signal = from_logits(answer.logits_NV, writer.k, writer.temperatures)
+        writer.append(sample.id, answer.answer_ids, signal, sample_key(sample, row.text))
+        ids_N1 = torch.tensor(answer.answer_ids, device=answer.logits_NV.device)[:, None]
+        logp_N1 = answer.logits_NV.log_softmax(-1).gather(-1, ids_N1)
+        noted[sample.id] = replace(
+            row, mean_log_probability=float(logp_N1.mean()), tokens=len(answer.answer_ids)
+        )
+    return [noted.get(row.sample_id, row) for row in labels]
+
+
+def _require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
+    agreement = signals["agreement"]
+    greedy = settings.answers == "generated" and settings.temperature == 0
+    if greedy and agreement < MIN_ARGMAX_AGREEMENT:
+        raise TeacherError(
+            f"only {agreement:.1%} of the greedy tokens are the argmax of the kept distribution",
+            where="label",
+            mend="answers change when re-tokenised; use a higher dtype or label.answers: gold",
+        )
+
+
+def _check_sensitivity(
+    session: OpenTeacher, samples: Sequence[Sample], settings: Labelling
+) -> None:
+    seen = next((sample for sample in samples if sample.images), None)
+    if seen is None:
+        return
+    answer = seen.references[0] if seen.references else _answers(session, [seen], settings)[0].text
+    session.check_image_sensitivity(seen, answer)
+
+
+def _require_references(samples: Sequence[Sample]) -> None:
+    without = [sample.id for sample in samples if not sample.references]
+    if without:
+        raise DataError(
+            f"{len(without)} samples have no reference, the first is {without[0]}",
+            where="label.answers: gold",
+            mend="use label.answers: generated, or give the samples references",
+        )

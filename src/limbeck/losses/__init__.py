@@ -1,0 +1,35 @@
+"""Losses, one a file; this module holds what they share.
+
+A loss gets the student's view of N supervised rows and the teacher's signal on the same rows, and
+returns a sum and a count. It never masks, moves, averages or divides.
+
+Every term has a weight of its own. Where another system has one `alpha` for two terms:
+
+    alpha weights the hard loss   cross_entropy weight: alpha       divergence weight: 1 - alpha
+    alpha weights the soft loss   cross_entropy weight: 1 - alpha   divergence weight: alpha
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from limbeck.recipe.component import Component
+from limbeck.records import LossTerm, StudentView, TeacherSignal
+
+
+class Loss(Component):
+    """Base of every loss: `weight` times its sum over rows enters the step's objective."""
+
+    needs_signal: ClassVar[bool] = False
+    """Whether it reads the teacher's distributions."""
+
+    weight: float = Field(1.0, ge=0)
+    target: Literal["teacher", "gold"] = Field(
+        "teacher", description="whose answer the rows are: the labelled one, or the first reference"
+    )
+
+    def __call__(self, student: StudentView, teacher: TeacherSignal | None) -> LossTerm:
+        """Sum over the N rows, unweighted, and N."""
+        raise NotImplementedError

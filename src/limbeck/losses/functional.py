@@ -1,0 +1,306 @@
+"""The response losses as plain functions, for any training loop.
+
+With p the teacher's and q the student's distribution over the shared vocabulary, both
+softmax(logits / T), the value of one position is
+
+    forward          KL(p || q)                                  = sum_v p log(p / q)
+    reverse          KL(q || p)
+    jsd              beta KL(p || m) + (1 - beta) KL(q || m),    m = beta p + (1 - beta) q
+    skew_forward     KL(p || skew p + (1 - skew) q)
+    skew_reverse     KL(q || (1 - skew) p + skew q)
+    total_variation  1/2 sum_v |p - q|
+
+times T^2 unless `scale_by_temperature_squared` is off (Hinton et al. 2015: gradients keep their
+size). Reduction: sum over the vocabulary, then the mean over scored positions. KL, JSD and total
+variation as in Wen et al. 2023 (f-divergence distillation), JSD's beta as in Agarwal et al. 2024
+(GKD), the skewed ones as in Ko et al. 2024 (DistiLLM).
+
+A sparse teacher (`records.TopK`) is compared on its k kept tokens and one bucket more that holds
+all others, on both sides. That is a coarser view of the same two distributions, so by the data
+processing inequality no value exceeds the dense one, and at k = V they are equal. The student's
+bucket is summed from its own columns: 1 - (sum of the kept) cancels to nothing on peaked rows.
+
+A token that a model rules out (logit -inf) counts as log-probability `RULED_OUT` where the other
+model has mass, and as nothing where it has none, so that no value and no gradient is infinite.
+
+Mathematics is in float32; float64 stays float64. Torch is imported when a function first runs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal, get_args
+
+from limbeck.errors import UsageError
+from limbeck.records import IGNORED, Dense, TeacherSignal, TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Direction = Literal["forward", "reverse", "jsd", "skew_forward", "skew_reverse", "total_variation"]
+
+RESOLUTION = 8
+"""Steps of floating-point rounding within which two masses near 1 are the same."""
+
+RULED_OUT = -1000.0
+"""Log-probability of a token whose logit is -inf; exp of it is exactly 0."""
+
+
+def divergence(
+    student_logits: Tensor,
+    teacher: Tensor | TeacherSignal,
+    labels: Tensor,
+    direction: Direction = "forward",
+    temperature: float = 1.0,
+    beta: float = 0.5,
+    skew: float = 0.1,
+    scale_by_temperature_squared: bool = True,
+) -> Tensor:
+    """Mean divergence between teacher and student over the scored positions.
+
+    Args:
+        student_logits: [..., V], the logits at each position already aligned with its label: this
+            function shifts nothing.
+        teacher: logits [..., V], or a `records.Dense` or `records.TopK`. Its rows are either all
+            positions in row-major order or exactly the scored ones; which, is told by their
+            number. It gets no gradient.
+        labels: [...]; a position with label -100 is not scored, other values are not looked at.
+        direction: see the head of this module.
+        temperature: divides both models' logits; a `TopK` must have it stored.
+        beta: the teacher's share in the mixture of `jsd`, inside (0, 1).
+        skew: share of the first distribution that is mixed into the second by `skew_forward` and
+            `skew_reverse`, inside (0, 1).
+        scale_by_temperature_squared: multiply by T^2.
+
+    Returns:
+        A scalar; with no scored position 0, with a graph.
+
+    Raises:
+        UsageError: shapes, row numbers, vocabularies or options do not fit, or the temperature
+            is not stored.
+    """
+    scored = _scored(student_logits, labels)
+    rows_NV = student_logits.reshape(-1, student_logits.shape[-1])[scored]
+    signal = _rows_of(teacher, scored, rows_NV.shape[0])
+    values_N = divergence_rows(
+        rows_NV, signal, direction, temperature, beta, skew, scale_by_temperature_squared
+    )
+    return values_N.sum() / max(values_N.shape[0], 1)
+
+
+def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of -log q(label) over the positions whose label is not -100, at T = 1.
+
+    Args:
+        student_logits: [..., V], already aligned with the labels.
+        labels: [...], token ids (columns of the logits) or -100.
+
+    Returns:
+        A scalar; with no scored position 0, with a graph.
+
+    Raises:
+        UsageError: the shapes do not fit.
+    """
+    scored = _scored(student_logits, labels)
+    rows_NV = student_logits.reshape(-1, student_logits.shape[-1])[scored]
+    values_N = cross_entropy_rows(rows_NV, labels.reshape(-1)[scored])
+    return values_N.sum() / max(values_N.shape[0], 1)
+
+
+def divergence_rows(
+    student_logits_NV: Tensor,
+    teacher: TeacherSignal,
+    direction: Direction = "forward",
+    temperature: float = 1.0,
+    beta: float = 0.5,
+    skew: float = 0.1,
+    scale_by_temperature_squared: bool = True,
+) -> Tensor:
+    """The divergence of every row, [N]; arguments and errors as in `divergence`."""
+    _check_options(direction, temperature, beta, skew)
+    if len(teacher) != student_logits_NV.shape[0]:
+        raise UsageError(
+            f"the teacher's signal has {len(teacher)} rows, the student's logits "
+            f"{student_logits_NV.shape[0]}"
+        )
+    log_q = _log_probabilities(student_logits_NV, temperature)
+    if isinstance(teacher, TopK):
+        log_p, log_q = _buckets(teacher, log_q, temperature)
+    else:
+        if teacher.logits_NV.shape[-1] != log_q.shape[-1]:
+            raise UsageError(
+                f"the teacher's logits have {teacher.logits_NV.shape[-1]} columns, the student's "
+                f"{log_q.shape[-1]}",
+                mend="keep the shared tokens on both sides (limbeck.models.vocabulary)",
+            )
+        log_p = _log_probabilities(teacher.logits_NV.detach(), temperature).to(log_q.dtype)
+    values_N = _divergence(log_p, log_q, direction, beta, skew)
+    return values_N * temperature**2 if scale_by_temperature_squared else values_N
+
+
+def cross_entropy_rows(student_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """-log q(label) of every row, [N], at T = 1."""
+    log_q_NV = _log_probabilities(student_logits_NV, 1.0)
+    return -log_q_NV.gather(-1, labels_N.long().unsqueeze(-1)).squeeze(-1)
+
+
+def _divergence(
+    log_p: Tensor, log_q: Tensor, direction: Direction, beta: float, skew: float
+) -> Tensor:
+    if direction == "forward":
+        return _kl(log_p, log_q)
+    if direction == "reverse":
+        return _kl(log_q, log_p)
+    if direction == "jsd":
+        log_m = _log_mixture(log_p, log_q, 1 - beta)
+        return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
+    if direction == "skew_forward":
+        return _kl(log_p, _log_mixture(log_p, log_q, 1 - skew))
+    if direction == "skew_reverse":
+        return _kl(log_q, _log_mixture(log_p, log_q, skew))
+    return _total_variation(log_p, log_q)
+
+
+def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """KL(a || b) as sum of a log(a / b) - a + b.
+
+    The last two sum to zero. With them every single term is >= 0, and at a = b value and gradient
+    are zero term by term instead of after cancellation over the vocabulary.
+    """
+    a, b = log_a.exp(), log_b.exp()
+    return (a * (log_a - log_b) - a + b).sum(-1)
+
+
+def _total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Half the summed |p - q|; equal but for rounding counts as equal.
+
+    Its slope jumps between -1 and 1 at p = q, so that rounding alone would make a gradient.
+    """
+    rounding = RESOLUTION * _epsilon(log_q) * (1 + log_p.abs())
+    same = (log_p - log_q).abs() <= rounding
+    return 0.5 * (log_p.exp() - log_q.exp()).masked_fill(same, 0).abs().sum(-1)
+
+
+def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
+    """log((1 - share) p + share q), exactly log p where q = p."""
+    import torch
+
+    gap = log_q - log_p
+    # Each branch takes the larger of p and q out, so that the exponential stays in (0, 1].
+    q_is_larger = gap + torch.log1p((1 - share) * torch.expm1(-gap.clamp(min=0)))
+    p_is_larger = torch.log1p(share * torch.expm1(gap.clamp(max=0)))
+    return log_p + torch.where(gap > 0, q_is_larger, p_is_larger)
+
+
+def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
+    import torch
+
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    log_q = (exact / temperature).log_softmax(-1)
+    return log_q.masked_fill(log_q == -math.inf, RULED_OUT)
+
+
+def _buckets(teacher: TopK, log_q_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of both models on the kept tokens and, unless all are kept, the rest."""
+    import torch
+
+    log_sums_N1 = _log_sums(teacher, temperature).to(log_q_NV.dtype)
+    log_p_NK = teacher.logp_NK.detach().to(log_q_NV.dtype) / temperature - log_sums_N1
+    log_p_NK = log_p_NK.masked_fill(log_p_NK == -math.inf, RULED_OUT)
+    kept, vocabulary = log_p_NK.shape[-1], log_q_NV.shape[-1]
+    if kept > vocabulary:
+        raise UsageError(
+            f"the teacher's signal keeps {kept} tokens of a vocabulary of {vocabulary}"
+        )
+    ids_NK = teacher.ids_NK.long()
+    log_q_NK = log_q_NV.gather(-1, ids_NK)
+    if kept == vocabulary:
+        return log_p_NK, log_q_NK
+    tail_log_q = log_q_NV.scatter(-1, ids_NK, -math.inf).logsumexp(-1, keepdim=True)
+    tail_log_p = _tail_log_probability(log_p_NK, log_sums_N1, tail_log_q.detach())
+    return torch.cat([log_p_NK, tail_log_p], -1), torch.cat([log_q_NK, tail_log_q], -1)
+
+
+def _tail_log_probability(log_p_NK: Tensor, log_sums_N1: Tensor, tail_log_q: Tensor) -> Tensor:
+    """Log of the mass that the kept tokens leave over, [N, 1].
+
+    It is a difference, so it has a resolution. Within it teacher and student count as equal, and
+    no smaller tail is claimed: 0 would say that the teacher rules out all other tokens.
+    """
+    import torch
+
+    best, at = log_p_NK.max(-1, keepdim=True)
+    beside_best = -torch.expm1(best)  # 1 - p without cancellation where the teacher is certain
+    tail_p = beside_best - log_p_NK.exp().scatter(-1, at, 0).sum(-1, keepdim=True)
+    epsilon = _epsilon(log_p_NK)
+    resolution = RESOLUTION * epsilon * (beside_best.abs() + log_sums_N1.abs())
+    same = (tail_p - tail_log_q.exp()).abs() <= resolution
+    return torch.where(same, tail_log_q, tail_p.maximum(resolution.clamp(min=epsilon)).log())
+
+
+def _log_sums(teacher: TopK, temperature: float) -> Tensor:
+    stored = teacher.temperatures
+    if temperature not in stored:
+        raise UsageError(
+            f"the teacher's signal does not hold temperature {temperature:g}",
+            mend=f"use one of {', '.join(f'{t:g}' for t in stored)}, or add it to "
+            "label.temperatures and label again",
+        )
+    at = stored.index(temperature)
+    return teacher.log_sums_NT.detach()[:, at : at + 1]
+
+
+def _epsilon(tensor: Tensor) -> float:
+    import torch
+
+    return torch.finfo(tensor.dtype).eps
+
+
+def _scored(student_logits: Tensor, labels: Tensor) -> Tensor:
+    if student_logits.shape[:-1] != labels.shape:
+        raise UsageError(
+            f"logits of shape {tuple(student_logits.shape)} do not fit labels of shape "
+            f"{tuple(labels.shape)}",
+            mend="give logits [..., V] and labels [...]",
+        )
+    return labels.reshape(-1) != IGNORED
+
+
+def _rows_of(teacher: Tensor | TeacherSignal, scored: Tensor, count: int) -> TeacherSignal:
+    """The teacher's signal on the scored rows alone."""
+    if isinstance(teacher, TopK):
+        parts = [teacher.ids_NK, teacher.logp_NK, teacher.log_sums_NT]
+    else:
+        parts = [teacher.logits_NV if isinstance(teacher, Dense) else teacher]
+    flat = [part.reshape(-1, part.shape[-1]) for part in parts]
+    rows = flat[0].shape[0]
+    if any(part.shape[0] != rows for part in flat) or rows not in (scored.shape[0], count):
+        raise UsageError(
+            f"the teacher has {', '.join(str(part.shape[0]) for part in flat)} rows",
+            mend=f"give one for each of the {scored.shape[0]} positions or of the {count} scored",
+        )
+    if rows != count:
+        flat = [part[scored] for part in flat]
+    if isinstance(teacher, TopK):
+        return TopK(flat[0], flat[1], flat[2], teacher.temperatures)
+    return Dense(flat[0])
+
+
+def _check_options(direction: str, temperature: float, beta: float, skew: float) -> None:
+    if direction not in get_args(Direction):
+        raise UsageError(
+            f"direction {direction!r} is not known",
+            mend=f"choose one of {', '.join(get_args(Direction))}",
+        )
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"temperature {temperature} is not a positive number")
+    if direction == "jsd" and not 0 < beta < 1:
+        raise UsageError(
+            f"beta {beta:g} is not inside (0, 1)",
+            mend="its limits are direction forward (0) and reverse (1)",
+        )
+    if direction.startswith("skew") and not 0 < skew < 1:
+        raise UsageError(
+            f"skew {skew:g} is not inside (0, 1)",
+            mend="without skew these are directions forward and reverse",
+        )

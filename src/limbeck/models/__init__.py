@@ -1,0 +1,1 @@
+"""Vision-language models: loading, building, composing, adapting; one family a file."""

@@ -1,0 +1,165 @@
+"""Where a model's files are on this machine, and what identifies them. No torch, no network.
+
+A hub id is looked up in the local cache (which respects HF_HOME); nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import UsageError
+from limbeck.recipe.sections import ModelSection
+from limbeck.store import file_sha256
+
+_DEFINING = {".json", ".txt", ".jinja", ".model", ".py", ".tiktoken"}
+_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
+
+
+def model_identity(section: ModelSection) -> dict[str, Any]:
+    """What identifies the model that a section names, for fingerprints.
+
+    A folder is identified by the content of its small files and by size and time of its weights;
+    a hub id by the commit that is in the local cache.
+
+    Raises:
+        UsageError: the model is not on this machine, or its weights are not safetensors.
+    """
+    if section.build is not None:
+        return {"build": section.build.model_dump(mode="json")}
+    if section.compose is not None:
+        parts = section.compose
+        return {
+            "compose": parts.model_dump(mode="json"),
+            "vision": identity_of(parts.vision, parts.vision_revision),
+            "language": identity_of(parts.language, parts.language_revision),
+        }
+    assert section.model is not None
+    return identity_of(section.model, section.revision)
+
+
+def model_config(section: ModelSection) -> dict[str, Any]:
+    """The content of config.json of the model that a section names.
+
+    Raises:
+        UsageError: as `model_identity`.
+    """
+    assert section.model is not None, "a built or composed model has no configuration yet"
+    return _read_json(model_folder(section.model, section.revision) / "config.json")
+
+
+def identity_of(name: str, revision: str | None = None) -> dict[str, Any]:
+    """As `model_identity`, of a hub id or a folder."""
+    folder = model_folder(name, revision)
+    if not Path(name).expanduser().is_dir():
+        return {"model": name, "commit": folder.name}
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    content = {p.name: file_sha256(p) for p in files if p.suffix in _DEFINING}
+    states = {p.name: p.stat() for p in files if p.suffix == ".safetensors"}
+    weights = {weight: [state.st_size, state.st_mtime_ns] for weight, state in states.items()}
+    return {"files": content, "weights": weights}
+
+
+def model_folder(name: str, revision: str | None = None) -> Path:
+    """The folder on this machine that holds a model, complete and with safe weights.
+
+    Raises:
+        UsageError: it is not here, torn, or has only pickled weights.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _cached(name, revision)
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            "is not a model folder, it has no config.json",
+            where=str(folder),
+            mend="give a folder in Hugging Face layout",
+        )
+    _check_weights(folder, name)
+    return folder
+
+
+def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
+    """Tokens of a picture for processors that keep its shape (the Qwen families), else None."""
+    assert section.model is not None
+    folder = model_folder(section.model, section.revision)
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            options = _read_json(folder / name)
+            break
+    else:
+        return None
+    options = options.get("image_processor", options)
+    size = options.get("size") or {}
+    most = section.max_pixels or options.get("max_pixels") or size.get("longest_edge")
+    least = section.min_pixels or options.get("min_pixels") or size.get("shortest_edge")
+    if "merge_size" not in options or not (most and least):
+        return None
+    side = options["patch_size"] * options["merge_size"]
+    columns, rows = max(1, round(width / side)), max(1, round(height / side))
+    pixels = columns * rows * side**2
+    if pixels > most or pixels < least:
+        scale = math.sqrt((most if pixels > most else least) / (width * height))
+        rounding = math.floor if pixels > most else math.ceil
+        columns = max(1, rounding(width * scale / side))
+        rows = max(1, rounding(height * scale / side))
+    return columns * rows
+
+
+def _cached(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted = f"{name} --revision {revision}" if revision else name
+    missing = UsageError(
+        f"model {name!r} is not on this machine",
+        where=f"revision {revision}" if revision else None,
+        mend=f"download it first (hf download {wanted}), or give a folder",
+    )
+    if name.startswith((".", "/", "~")):
+        raise UsageError("no such model folder", where=name)
+    try:
+        return Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise missing from error
+
+
+def _check_weights(folder: Path, name: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(_read_json(index).get("weight_map", {}).values())
+        if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
+            raise UsageError(
+                f"{len(absent)} of {len(shards)} weight files are missing, the first {absent[0]}",
+                where=str(folder),
+                mend=f"download the model again (hf download {name})",
+            )
+        return
+    if any(folder.glob("*.safetensors")):
+        return
+    files = (path for path in folder.iterdir() if path.name not in _NO_WEIGHTS)
+    pickled = sorted(path.name for path in files if path.suffix in _PICKLED)
+    if pickled:
+        raise UsageError(
+            f"the weights are pickled ({pickled[0]}) and could run code, so they are not loaded",
+            where=str(folder),
+            mend="convert them to safetensors, or choose a revision that has them",
+        )
+    raise UsageError(
+        "the model has no weights on this machine",
+        where=str(folder),
+        mend=f"download it (hf download {name}), or give a folder with model.safetensors",
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot be read ({error})", where=str(path)) from error
+    if not isinstance(found, dict):
+        raise UsageError("does not hold a JSON object", where=str(path))
+    return found

@@ -1,0 +1,61 @@
+"""Reading a model's weights: precision, quantisation and attention as a recipe asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import UsageError
+from limbeck.recipe.sections import ModelSection
+
+
+def read_weights(
+    section: ModelSection, folder: Path, *, device: str, quantized: bool = True
+) -> Any:
+    """The transformers model of a folder, as the section asks for it.
+
+    Args:
+        section: precision, quantisation, attention and remote code.
+        folder: where the files are.
+        device: where the weights go.
+        quantized: False reads the weights unquantised although the section asks for it.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    options: dict[str, Any] = {"dtype": section.dtype}
+    if section.attention != "auto":
+        options["attn_implementation"] = section.attention
+    if quantized and section.quantization != "none":
+        options["quantization_config"] = _quantization(section)
+        options["device_map"] = {"": device}
+    model = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=section.trust_remote_code,
+        **options,
+    )
+    return model if "device_map" in options else model.to(device)
+
+
+def _quantization(section: ModelSection) -> Any:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError(
+            f"quantization: {section.quantization} needs bitsandbytes, which is not installed",
+            where="quantization",
+            mend='pip install "limbeck[quantization]"',
+        )
+    if section.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = {"float32": torch.float32, "float16": torch.float16}
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute.get(section.dtype, torch.bfloat16),
+    )

@@ -1,0 +1,97 @@
+"""Arms: the students (and the two untrained models) that one recipe compares.
+
+An arm is the recipe with some fields overridden. The control (plain cross-entropy, same steps) is
+an arm that every recipe has; a seed list multiplies the trained arms; the teacher and the baseline
+(the student before training) are arms without training. Later stages see only a list of arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from limbeck.errors import UsageError
+from limbeck.recipe.loading import recipe_from, set_field
+from limbeck.recipe.recipe import UNTRAINED, Recipe
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One model to compare: its name, its seed, and the recipe that makes it.
+
+    `seed` is None where no random choice goes into the model (the teacher; a baseline that is a
+    pre-trained model).
+    """
+
+    name: str
+    seed: int | None
+    recipe: Recipe
+
+    @property
+    def trained(self) -> bool:
+        """Whether this arm's model comes out of a training stage."""
+        return self.name not in UNTRAINED
+
+    @property
+    def id(self) -> str:
+        """Name and seed, as used in file names and tables."""
+        return self.name if self.seed is None else f"{self.name}-seed{self.seed}"
+
+
+def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
+    """The arms that `evaluate.models` (or `names`) lists, multiplied by the seeds.
+
+    Raises:
+        UsageError: a name that is no arm, or an arm whose overrides do not fit the schema.
+    """
+    own = {"student": {}, "control": control_overrides(recipe), **recipe.arms}
+    chosen: list[Arm] = []
+    for name in names if names is not None else recipe.evaluate.models:
+        if name == "teacher":
+            chosen.append(Arm(name, None, recipe))
+        elif name == "baseline":
+            random_start = recipe.student.model is None
+            seeds = recipe.seeds if random_start else (None,)
+            chosen += [Arm(name, seed, recipe) for seed in seeds]
+        elif name in own:
+            overridden = override(recipe, own[name], where=f"arms.{name}")
+            chosen += [Arm(name, seed, overridden) for seed in recipe.seeds]
+        else:
+            known = ", ".join([*UNTRAINED, *own])
+            raise UsageError(
+                f"{name!r} is not an arm", where="evaluate.models", mend=f"known arms: {known}"
+            )
+    return chosen
+
+
+def control_overrides(recipe: Recipe) -> dict[str, Any]:
+    """What makes the control: only the cross-entropy terms, and if there are none, one.
+
+    It keeps the recipe's target (gold answer or teacher's text), so that control and student
+    differ by the teacher's distributions alone.
+    """
+    plain = [
+        loss.model_dump() for loss in recipe.losses if loss.model_dump()["kind"] == "cross_entropy"
+    ]
+    total = sum(term["weight"] for term in plain)
+    if not total:
+        return {"losses": [{"kind": "cross_entropy", "target": "teacher"}]}
+    return {"losses": [{**term, "weight": term["weight"] / total} for term in plain]}
+
+
+def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:
+    """The recipe with some fields set anew, validated again."""
+    for name in fields:
+        if name.split(".")[0] not in ("losses", "training", "student"):
+            raise UsageError(
+                f"{name!r} cannot differ between arms",
+                where=where,
+                mend="an arm may override losses, training and student",
+            )
+    if not fields:
+        return recipe
+    values = recipe.model_dump(mode="json")
+    for name, value in fields.items():
+        set_field(values, name, value, where=f"{where}.{name}")
+    return recipe_from(values, places=where)

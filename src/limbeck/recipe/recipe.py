@@ -1,0 +1,99 @@
+"""The whole recipe: one frozen, typed value that every stage reads its part from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from limbeck.errors import UsageError
+from limbeck.recipe.component import Component, Section, component_field
+from limbeck.recipe.sections import (
+    Benchmark,
+    Evaluation,
+    Labelling,
+    ReportSection,
+    Seed,
+    Student,
+    Training,
+)
+
+SourceField = Annotated[
+    SerializeAsAny[Component], component_field("limbeck.data.sources", "source")
+]
+TeacherField = Annotated[SerializeAsAny[Component], component_field("limbeck.teachers", "backend")]
+LossField = Annotated[SerializeAsAny[Component], component_field("limbeck.losses", "kind")]
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+"""What may become part of a file name."""
+ArmName = Annotated[str, Field(pattern=NAME)]
+
+UNTRAINED = ("teacher", "baseline")
+"""Arms without a training stage."""
+BUILT_IN = (*UNTRAINED, "student", "control")
+"""Arms that every recipe has."""
+
+
+class Recipe(Section):
+    """A distillation from data to report; every field is read by some stage."""
+
+    name: str = Field(pattern=NAME, description="names the run's folder")
+    work: str = Field(
+        default="work", min_length=1, description="folder for everything that is computed"
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto, cpu, mps, cuda, cuda:N",
+    )
+    seeds: tuple[Seed, ...] = Field(
+        default=(42,), min_length=1, description="each trains every arm anew"
+    )
+    data: SourceField = Field(description="where samples come from")
+    teacher: TeacherField = Field(description="the model that is distilled")
+    student: Student = Field(description="the model that is trained")
+    label: Labelling = Field(default=Labelling(), description="the teacher's answers")
+    losses: tuple[LossField, ...] = Field(
+        min_length=1, description="terms of the objective, summed by weight"
+    )
+    training: Training = Field(default=Training(), description="how students are trained")
+    evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
+    benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
+    report: ReportSection = Field(default=ReportSection(), description="the page")
+    arms: dict[ArmName, dict[str, Any]] = Field(
+        default={}, description="more students: name -> overrides, each a dotted path and its value"
+    )
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Recipe:
+        for name in self.arms:
+            if name in BUILT_IN:
+                raise UsageError(
+                    "every recipe has this arm; choose another name", where=f"arms.{name}"
+                )
+            if name not in self.evaluate.models:
+                raise UsageError(
+                    "nothing evaluates this arm",
+                    where=f"arms.{name}",
+                    mend="list it in evaluate.models",
+                )
+        known = (*BUILT_IN, *self.arms)
+        _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
+        if self.benchmark.models is not None:
+            models = self.evaluate.models
+            _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
+        _subset(self.seeds, self.seeds, "seeds", "")
+        return self
+
+
+def _subset(chosen: Sequence[object], known: Sequence[object], where: str, what: str) -> None:
+    for index, item in enumerate(chosen):
+        if item not in known:
+            raise UsageError(
+                f"{item!r} is not among {what}",
+                where=f"{where}.{index}",
+                mend=f"choose from {', '.join(map(str, known))}",
+            )
+        if item in chosen[:index]:
+            raise UsageError(f"{item!r} is listed twice", where=f"{where}.{index}")

@@ -1,0 +1,173 @@
+"""The nouns that stages exchange.
+
+Tensor names carry their shape as a suffix:
+
+    B  samples in a batch        L  tokens of a padded sequence
+    N  supervised tokens         V  shared vocabulary           H  hidden width
+    K  kept tokens of a top-k    T  stored temperatures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IGNORED = -100
+"""A label that is not scored."""
+
+Part = dict[str, Any]
+"""One part of a message: `{"type": "text", "text": ...}` or `{"type": "image"}`."""
+
+Message = dict[str, Any]
+"""`{"role": "system" | "user" | "assistant", "content": [Part, ...]}`, content always a list."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One picture of a sample, as stored by the data stage.
+
+    `path` is relative to the data stage's folder; width and height (pixels) are those after the
+    EXIF orientation was applied.
+    """
+
+    path: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One task for a model: a prompt with its images, and what people would answer.
+
+    `messages` ends before the answer; its image parts stand in the order of `images`.
+    `references` holds any number of gold answers, the first being the one trained on.
+    """
+
+    id: str
+    split: str
+    messages: tuple[Message, ...]
+    images: tuple[ImageFile, ...] = ()
+    references: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=lambda: {})
+
+
+@dataclass(frozen=True)
+class Label:
+    """A teacher's answer to one sample, with the reasons that make it unfit if it is not `valid`.
+
+    `tokens` counts the answer with its end token; `finished` is False when the limit cut it;
+    `mean_log_probability` is over the answer's tokens at T = 1, where it is known.
+    """
+
+    sample_id: str
+    text: str
+    valid: bool
+    reasons: tuple[str, ...] = ()
+    tokens: int = 0
+    finished: bool = True
+    mean_log_probability: float | None = None
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A teacher's whole distribution: raw logits over the shared vocabulary."""
+
+    logits_NV: Tensor
+
+    def __len__(self) -> int:
+        return self.logits_NV.shape[0]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A teacher's k most probable tokens, exact at every stored temperature.
+
+    `logp_NK` are log-probabilities at T = 1 over the whole shared vocabulary. `log_sums_NT[:, t]`
+    is log sum_v exp(logp_v / T_t) over the whole vocabulary, so that the probability of a kept
+    token at T_t is exp(logp / T_t - log_sum_t), and the mass that was not kept is known.
+    """
+
+    ids_NK: Tensor
+    logp_NK: Tensor
+    log_sums_NT: Tensor
+    temperatures: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return self.ids_NK.shape[0]
+
+
+TeacherSignal = Dense | TopK
+"""What a loss learns about the teacher; where it came from is somebody else's business."""
+
+
+@dataclass
+class StudentView:
+    """What a loss may look at: the student on the N supervised rows of a micro-batch.
+
+    `head` maps hidden states [N, H] to logits [N, V] over the shared vocabulary.
+    """
+
+    labels_N: Tensor
+    hidden_NH: Tensor
+    head: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def logits_NV(self) -> Tensor:
+        """Logits over the shared vocabulary, float32 [N, V], computed once for all losses."""
+        return self.head(self.hidden_NH).float()
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A loss before it is averaged: the loop divides the sum once, by the step's count."""
+
+    sum: Tensor
+    count: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One model's answer to one sample, kept before anything is scored."""
+
+    sample_id: str
+    model: str
+    text: str
+    new_tokens: int
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one model over n samples with its confidence interval (bootstrap)."""
+
+    model: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One benchmarked quantity of one model.
+
+    `regime` says under which conditions (for example `fixed_length/batch_1`); low and high are
+    the spread named by `spread` (for example `p5-p95`).
+    """
+
+    model: str
+    regime: str
+    name: str
+    value: float
+    unit: str
+    n: int
+    low: float | None = None
+    high: float | None = None
+    spread: str | None = None

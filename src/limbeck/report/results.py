@@ -1,0 +1,197 @@
+"""Everything the report says, assembled from the stages' files into one JSON-able value.
+
+The pages are rendered from this value alone, so that a number in them is a number in a file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import DataError
+from limbeck.report import cost as costs_of
+from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
+from limbeck.report.verdict import headline_metric, verdict
+from limbeck.store import versions
+
+MAX_CURVE_POINTS = 500
+UNFINISHED_SHARE = 0.05
+"""Above this share of answers cut by the token limit, the report warns."""
+
+
+@dataclass(frozen=True)
+class ReportModel:
+    """One compared model: its arm and seed, and the folders of its training and benchmark."""
+
+    id: str
+    arm: str
+    seed: int | None
+    training: Path | None = None
+    benchmark: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """What a report is made from: the recipe and the folders of the finished stages."""
+
+    name: str
+    recipe: dict[str, Any]
+    data: Path
+    evaluation: Path
+    labels: Path | None = None
+    models: Sequence[ReportModel] = ()
+    stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
+
+
+def assemble(inputs: ReportInputs) -> dict[str, Any]:
+    """Read every stage's results, compute costs and verdict.
+
+    Raises:
+        DataError: a file is missing or cannot be read; names it.
+    """
+    scores = read_json(inputs.evaluation / "scores.json")
+    benchmarks = {
+        model.id: read_json(model.benchmark / "results.json")
+        for model in inputs.models
+        if model.benchmark is not None
+    }
+    training = {
+        model.id: training_of(model.training)
+        for model in inputs.models
+        if model.training is not None
+    }
+    costs = arm_costs(inputs.models, benchmarks)
+    steps = steps_by_arm(inputs.models, training)
+    headline = (inputs.recipe.get("report") or {}).get("headline")
+    judged = verdict(scores, headline=headline, costs=costs, steps=steps)
+    metric = headline_metric(scores, headline)
+    teacher = costs.get("teacher")
+    results = {
+        "name": inputs.name,
+        "headline": metric["kind"] if metric else None,
+        "verdict": judged.as_dict(),
+        "evaluation": scores,
+        "costs": costs,
+        "gains": {
+            arm: costs_of.gains(teacher, cost)
+            for arm, cost in costs.items()
+            if teacher and arm != "teacher"
+        },
+        "benchmark": benchmarks,
+        "training": training,
+        "models": [{"id": m.id, "arm": m.arm, "seed": m.seed} for m in inputs.models],
+        "data": data_of(inputs.data),
+        "labels": manifest_of(inputs.labels).get("summary") if inputs.labels else None,
+        "stages": list(inputs.stages),
+        "evaluated": manifest_of(inputs.evaluation).get("finished"),
+        "versions": versions(),
+        "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
+    }
+    results["warnings"] = warnings_of(results)
+    return clean(results)
+
+
+def arm_costs(
+    models: Sequence[ReportModel], benchmarks: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Arm -> cost, for the arms of which at least one model was benchmarked."""
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for model in models:
+        if model.id in benchmarks:
+            by_arm.setdefault(model.arm, []).append(benchmarks[model.id])
+    return {arm: costs_of.arm_cost(found) for arm, found in by_arm.items()}
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """A training stage: its manifest's summary and its curves, thinned, column by column."""
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
+    manifest = manifest_of(folder)
+    kept = thinned(rows, MAX_CURVE_POINTS)
+    parts = dict.fromkeys(name for row in kept for name in row.get("losses") or {})
+    columns = ("step", "loss", "learning_rate", "tokens_per_second", "seconds")
+    return {
+        "summary": manifest.get("summary", {}),
+        "seconds": manifest.get("seconds"),
+        "steps": rows[-1]["step"] if rows else None,
+        "rows": len(rows),
+        "curve": {
+            **{name: [row.get(name) for row in kept] for name in columns},
+            "losses": {
+                name: [(row.get("losses") or {}).get(name) for row in kept] for name in parts
+            },
+        },
+    }
+
+
+def thinned(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` rows, evenly spaced, the first and the last among them."""
+    if len(rows) <= limit:
+        return list(rows)
+    spacing = (len(rows) - 1) / (limit - 1)
+    return [rows[round(i * spacing)] for i in range(limit)]
+
+
+def steps_by_arm(
+    models: Sequence[ReportModel], training: Mapping[str, dict[str, Any]]
+) -> dict[str, list[int]]:
+    """Arm -> optimiser steps of each of its trained models."""
+    steps: dict[str, list[int]] = {}
+    for model in models:
+        found = training.get(model.id, {}).get("steps")
+        if found is not None:
+            steps.setdefault(model.arm, []).append(found)
+    return steps
+
+
+def data_of(folder: Path) -> dict[str, Any]:
+    """The data stage: its statistics, and how many rows were put aside for which reason."""
+    path = folder / "quarantine.jsonl"
+    rows = list(read_jsonl(path)) if path.is_file() else []
+    reasons = Counter(str(row.get("reason") or "unknown") for row in rows)
+    return {
+        "statistics": read_json(folder / "statistics.json"),
+        "summary": manifest_of(folder).get("summary", {}),
+        "quarantined": len(rows),
+        "quarantine_reasons": dict(reasons.most_common()),
+    }
+
+
+def warnings_of(results: Mapping[str, Any]) -> list[str]:
+    """What a reader should know before trusting a number: the evaluation's warnings and ours."""
+    scores = results["evaluation"]
+    found = [str(text) for text in scores.get("warnings", [])]
+    for arm, gained in results["gains"].items():
+        found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
+    for model in scores["models"]:
+        finished = (model.get("lengths") or {}).get("finished_share")
+        if finished is not None and 1 - finished > UNFINISHED_SHARE:
+            found.append(
+                f"{1 - finished:.0%} of the answers of {model['id']} were cut by the limit"
+            )
+    if "unequal steps" in results["verdict"]["sentence"]:
+        found.append("student and control were trained for unequal numbers of steps")
+    trained = [arm for arm in scores["arms"] if arm["arm"] in ("student", "control")]
+    if trained and all(len(arm["seeds"]) < 2 for arm in trained):
+        found.append("one seed only: how much the result depends on chance in training is unknown")
+    return list(dict.fromkeys(found))
+
+
+def require_equal_samples(predictions: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """All models must have answered the same samples in the same order.
+
+    Raises:
+        DataError: they have not; names the model.
+    """
+    order: list[Any] | None = None
+    for model, rows in predictions.items():
+        ids = [row["id"] for row in rows]
+        order = ids if order is None else order
+        if ids != order:
+            raise DataError(
+                "was not evaluated on the samples of the other models",
+                where=f"predictions-{model}.jsonl",
+                mend="run the evaluation again",
+            )

@@ -1,0 +1,298 @@
+"""The verdict: one sentence with its uncertainty, and the claims it is made of. Pure functions.
+
+A difference counts only when the interval of the paired difference excludes 0 and every seed has
+the same sign. Everything else is "no difference we can tell", and what was not measured is said
+to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from limbeck.report import cost as costs_of
+from limbeck.report.format import (
+    condition,
+    count,
+    decimal,
+    interval,
+    percent,
+    quantity,
+    score_decimals,
+    times,
+)
+
+Outcome = Literal["better", "worse", "tie", "not_measured"]
+
+NEAR_ONE = 0.05
+"""Costs within this share of one another are called about the same."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One comparison: what was found, as a clause for the sentence and as a full statement."""
+
+    key: str
+    outcome: Outcome
+    clause: str
+    statement: str
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The sentence, and the claims in the order in which it makes them."""
+
+    sentence: str
+    metric: str | None
+    claims: tuple[Claim, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For results.json."""
+        return asdict(self)
+
+
+def verdict(
+    scores: Mapping[str, Any],
+    *,
+    headline: str | None = None,
+    costs: Mapping[str, Mapping[str, Any]] | None = None,
+    steps: Mapping[str, Sequence[int]] | None = None,
+) -> Verdict:
+    """Judge the arm called `student`.
+
+    Args:
+        scores: the content of scores.json.
+        headline: kind of the metric to judge by; default: the first.
+        costs: arm -> its cost (see `limbeck.report.cost`).
+        steps: arm -> optimiser steps of each of its trained models, to check "equal steps".
+    """
+    metric = headline_metric(scores, headline)
+    if metric is None or "student" not in {arm["arm"] for arm in scores["arms"]}:
+        return Verdict("No student was evaluated, so there is nothing to judge.", None, ())
+    claims = (
+        _quality(scores, metric),
+        *_savings(costs or {}),
+        _against(scores, metric, "baseline", "its untrained self"),
+        _against_control(scores, metric, steps or {}),
+    )
+    quality, *cost_claims, baseline, control = claims
+    parts = [quality.clause]
+    known = [c.clause for c in cost_claims if c.outcome != "not_measured"]
+    parts.append(f"with {_listed(known)}" if known else "its cost was not measured")
+    sentence = f"{', '.join(parts)}; {baseline.clause}; {control.clause}; {_basis(scores)}."
+    return Verdict(sentence, metric["kind"], claims)
+
+
+def headline_metric(scores: Mapping[str, Any], headline: str | None) -> dict[str, Any] | None:
+    """The metric of the verdict: the recipe's, else the first; None where nothing was scored."""
+    wanted = [m for m in scores["metrics"] if m["kind"] == headline] or scores["metrics"]
+    return wanted[0] if wanted else None
+
+
+def difference(scores: Mapping[str, Any], kind: str, a: str, b: str) -> dict[str, Any] | None:
+    """The paired difference a − b on a metric, turned round where the file holds b − a."""
+    for one in scores["differences"]:
+        if one["metric"] == kind and (one["a"], one["b"]) == (a, b):
+            return dict(one)
+        if one["metric"] == kind and (one["a"], one["b"]) == (b, a):
+            return {**one, **_negated(one), "a": a, "b": b, "per_seed": _negated_seeds(one)}
+    return None
+
+
+def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Outcome, str]:
+    """Whether a is better than b, and why it was decided so."""
+    if found is None or None in (found["mean"], found["low"], found["high"]):
+        return "not_measured", "there is no paired difference for this pair"
+    if found["low"] <= 0 <= found["high"]:
+        return "tie", "the interval of the difference includes 0"
+    above = found["low"] > 0
+    seeds = found.get("per_seed") or []
+    agreeing = [
+        s for s in seeds if s["value"] is not None and s["value"] * (1 if above else -1) > 0
+    ]
+    if len(agreeing) != len(seeds):
+        return "tie", f"only {len(agreeing)} of {len(seeds)} seeds agree in sign"
+    if len(seeds) > 1:
+        every = "both seeds" if len(seeds) == 2 else f"all {len(seeds)} seeds"
+        why = f"the interval excludes 0 and {every} agree in sign"
+    else:
+        why = "the interval excludes 0; with one seed, chance between seeds is unknown"
+    return ("better" if above == higher_is_better else "worse"), why
+
+
+def arm_scores(scores: Mapping[str, Any], arm: str, kind: str) -> dict[str, Any] | None:
+    """An arm's mean, spread and interval on one metric."""
+    for one in scores["arms"]:
+        if one["arm"] == arm:
+            return one["scores"].get(kind)
+    return None
+
+
+def _quality(scores: Mapping[str, Any], metric: Mapping[str, Any]) -> Claim:
+    kind, name = metric["kind"], metric["name"]
+    student, teacher = (arm_scores(scores, arm, kind) for arm in ("student", "teacher"))
+    if student is None or student["mean"] is None:
+        clause = f"The student has no score in {name}"
+        return Claim("teacher", "not_measured", clause, f"{clause}.")
+    digits = score_decimals([student["mean"], teacher["mean"] if teacher else None])
+    own = decimal(student["mean"], digits)
+    found = difference(scores, kind, "student", "teacher")
+    if teacher is None or teacher["mean"] is None or found is None:
+        spread = interval(student["low"], student["high"], digits)
+        clause = f"The student scores {own} {spread} in {name}, and the teacher was not measured"
+        return Claim("teacher", "not_measured", clause, f"{clause}.")
+    judged, why = outcome(found, metric["higher_is_better"])
+    pair = f"{own} against {decimal(teacher['mean'], digits)}"
+    gap = _gap(found, digits)
+    if metric["higher_is_better"] and teacher["mean"] > 0 and found["low"] is not None:
+        # The interval of the difference, in units of the teacher's score held as it was measured.
+        kept, low, high = (
+            percent(1 + found[bound] / teacher["mean"]) for bound in ("mean", "low", "high")
+        )
+        clause = f"The student reaches {kept} of the teacher's {name} ({low} to {high}; {pair})"
+    else:
+        clause = f"The student's {name} differs from the teacher's by {gap} ({pair})"
+    words = {"better": "is above", "worse": "is below", "tie": "cannot be told from"}
+    statement = f"{name}: the student {words.get(judged, 'was not compared with')} the teacher"
+    if not metric["higher_is_better"]:
+        words = {"better": "is better than", "worse": "is worse than", "tie": words["tie"]}
+        statement = f"{name} (less is better): the student {words.get(judged, '?')} the teacher"
+    return Claim("teacher", judged, clause, f"{statement}: difference {gap}.", why)
+
+
+def _against(scores: Mapping[str, Any], metric: Mapping[str, Any], arm: str, noun: str) -> Claim:
+    found = difference(scores, metric["kind"], "student", arm)
+    judged, why = outcome(found, metric["higher_is_better"])
+    clause = {
+        "better": f"it beats {noun}",
+        "worse": f"it loses to {noun}",
+        "tie": f"no difference from {noun} that we can tell",
+        "not_measured": f"{noun} was not measured",
+    }[judged]
+    if found is None or judged == "not_measured":
+        return Claim(arm, judged, clause, f"Against {noun} ({arm}): not measured.", why)
+    gap = _gap(found, score_decimals([found["low"], found["high"]]))
+    verb = {"better": "beats", "worse": "loses to", "tie": "cannot be told from"}[judged]
+    statement = f"The student {verb} {noun} ({arm}): difference {gap} in {metric['name']}."
+    return Claim(arm, judged, clause, statement, why)
+
+
+def _against_control(
+    scores: Mapping[str, Any], metric: Mapping[str, Any], steps: Mapping[str, Sequence[int]]
+) -> Claim:
+    found = difference(scores, metric["kind"], "student", "control")
+    judged, why = outcome(found, metric["higher_is_better"])
+    at = _at_steps(steps)
+    clause = {
+        "better": f"distillation beats plain cross-entropy training {at}",
+        "worse": f"distillation loses to plain cross-entropy training {at}",
+        "tie": f"no difference we can tell between distillation and plain cross-entropy {at}",
+        "not_measured": "whether distillation beats plain cross-entropy was not measured",
+    }[judged]
+    if found is None or judged == "not_measured":
+        return Claim("control", judged, clause, f"{clause[0].upper()}{clause[1:]}.", why)
+    gap = _gap(found, score_decimals([found["low"], found["high"]]))
+    statement = f"{clause[0].upper()}{clause[1:]}: difference {gap} in {metric['name']}."
+    return Claim("control", judged, clause, statement, why)
+
+
+def _at_steps(steps: Mapping[str, Sequence[int]]) -> str:
+    student, control = (sorted(set(steps.get(arm, ()))) for arm in ("student", "control"))
+    if not student or not control:
+        return "(steps not recorded)"
+    if student == control and len(student) == 1:
+        return f"at equal steps ({count(student[0])})"
+    if sorted(steps["student"]) == sorted(steps["control"]):
+        return "at equal steps"
+    written = [" / ".join(count(n) for n in arm) for arm in (student, control)]
+    return f"at unequal steps ({written[0]} against {written[1]})"
+
+
+def _savings(costs: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
+    if "teacher" not in costs or "student" not in costs:
+        missing = " and ".join(arm for arm in ("teacher", "student") if arm not in costs)
+        why = f"there is no benchmark of the {missing}"
+        return [
+            Claim(key, "not_measured", f"{noun} not measured", f"{noun}: not measured.", why)
+            for key, noun in (("size", "Size"), ("latency", "Latency"), ("memory", "Memory"))
+        ]
+    gained = costs_of.gains(dict(costs["teacher"]), dict(costs["student"]))
+    mixed = " (mixed pair)" if gained["mixed"] else ""
+    why = "; ".join(gained["mixed"])
+    return [
+        _size(gained["parameters"]),
+        _saving("latency", gained["latency"], ("lower", "higher"), "latency", mixed, why),
+        _saving("memory", gained["memory"], ("less", "more"), "memory", mixed, why),
+    ]
+
+
+def _size(ratio: float | None) -> Claim:
+    if ratio is None:
+        return Claim("size", "not_measured", "size not measured", "Size: not measured.")
+    word = "fewer" if ratio >= 1 else "more"
+    clause = f"{times(ratio if ratio >= 1 else 1 / ratio)} {word} parameters"
+    judged: Outcome = "better" if ratio > 1 else "worse" if ratio < 1 else "tie"
+    if judged == "tie":
+        clause = "as many parameters"
+    return Claim("size", judged, clause, f"Size: {clause}.")
+
+
+def _saving(
+    key: str,
+    found: Mapping[str, Any] | None,
+    words: tuple[str, str],
+    noun: str,
+    mixed: str,
+    why: str,
+) -> Claim:
+    if found is None:
+        reason = "not measured for both in the same way"
+        return Claim(key, "not_measured", f"{noun} not compared", f"{noun}: not compared.", reason)
+    ratio = found["gain"]
+    kind = f" ({found['memory_kind']})" if found["memory_kind"] else ""
+    values = f"{quantity(found['arm'], found['unit'])} against " + quantity(
+        found["teacher"], found["unit"]
+    )
+    if abs(ratio - 1) <= NEAR_ONE:
+        judged, clause = "tie", f"about the same {noun}{kind}{mixed}"
+    else:
+        judged = "better" if ratio > 1 else "worse"
+        size = times(ratio if ratio > 1 else 1 / ratio)
+        clause = f"{size} {words[0] if ratio > 1 else words[1]} {noun}{kind}{mixed}"
+    statement = f"{clause[0].upper()}{clause[1:]}: {values}, {condition(found['regime'])}."
+    if found["spreads_overlap"] and judged != "tie":
+        why = "; ".join(filter(None, [why, "the spreads of the two overlap"]))
+    return Claim(key, judged, clause, statement, why)
+
+
+def _basis(scores: Mapping[str, Any]) -> str:
+    seeds = next(arm["seeds"] for arm in scores["arms"] if arm["arm"] == "student")
+    number = len([seed for seed in seeds if seed is not None]) or 1
+    confidence = percent(scores["confidence"], 0)
+    samples = f"{count(scores['n'])} sample{'s' if scores['n'] != 1 else ''}"
+    seed_text = f"{number} seed{'s' if number != 1 else ''}"
+    return f"measured on {samples} with {seed_text}, {confidence} intervals"
+
+
+def _gap(found: Mapping[str, Any], digits: int) -> str:
+    spread = interval(found["low"], found["high"], digits)
+    return f"{decimal(found['mean'], digits, signed=True)} {spread}"
+
+
+def _negated(one: Mapping[str, Any]) -> dict[str, Any]:
+    turned = {"mean": "mean", "value": "value", "low": "high", "high": "low"}
+    return {
+        to: None if one.get(name) is None else -one[name]
+        for name, to in turned.items()
+        if name in one
+    }
+
+
+def _negated_seeds(one: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{**seed, **_negated(seed)} for seed in one.get("per_seed") or []]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

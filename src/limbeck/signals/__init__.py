@@ -1,0 +1,47 @@
+"""The teacher's distributions, from a cache on disk or from a live model, behind one seam.
+
+The training loop asks a `SignalSource` and never learns which kind it has:
+
+    signal = source.signal(sample_ids, answers)   # answers: the supervised tokens of each sample
+    term = loss(StudentView(labels_N, hidden_NH, head), signal)
+
+Rows come in the order of the micro-batch: all positions of the first answer, then of the second.
+That is the row-major order of `targets_BL != IGNORED`, in which the student's rows are selected.
+They stay on the device where they were made; the loop moves them.
+
+Everything on this side of the vocabulary alignment (answers, labels, ids of a `TopK`) is a column
+of the shared vocabulary: `Vocabulary.columns_of(token_ids)`. Where the shared ids run from 0
+without a gap, which is the usual case, a column is the token's id.
+
+    top_k.py        logits -> TopK
+    key.py          what a cache is made of, and which part of it differs
+    shard.py        one file of the cache: layout, checksum
+    writer.py       appends samples to a cache; survives a kill
+    reader.py       random access by sample id; a SignalSource
+    statistics.py   tail mass, entropy, agreement with the hard label
+    live.py         a SignalSource that runs the teacher
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from limbeck.records import TeacherSignal
+
+
+class SignalSource(Protocol):
+    """Where teacher distributions come from."""
+
+    def signal(self, sample_ids: Sequence[str], answers: Sequence[Sequence[int]]) -> TeacherSignal:
+        """The teacher's distributions at every position of these answers, concatenated.
+
+        Args:
+            sample_ids: which samples.
+            answers: for each, its supervised tokens as columns of the shared vocabulary, with the
+                end token.
+
+        Raises:
+            DataError: a sample is not held, or was scored on another answer.
+        """
+        ...

@@ -1,0 +1,106 @@
+"""What a stage is, and how to name the model that a stage or the hub provides.
+
+A stage's fingerprint covers its kind, everything of the recipe that can change its output, and the
+fingerprints of what it reads; two recipes that share a stage share its folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from limbeck.recipe.sections import ModelSection
+from limbeck.store import fingerprint
+
+Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
+COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
+
+FORMAT_VERSIONS = {
+    "data": 1,
+    "models": 1,
+    "teacher": 1,
+    "labels": 1,
+    "student": 1,
+    "predictions": 1,
+    "evaluation": 1,
+    "benchmark": 1,
+    "report": 1,
+}
+"""Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
+
+Make = Callable[[Path, Mapping[str, Path]], dict[str, Any]]
+SectionType = TypeVar("SectionType", bound=ModelSection)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One folder to be made: what goes in, what identifies it, and the function that makes it.
+
+    `make(output, inputs)` writes into `output` and returns the manifest's summary; `inputs` maps
+    the names of `reads` to finished folders. `collective` stages run on all ranks together.
+    """
+
+    kind: str
+    title: str
+    command: Command
+    identity: Mapping[str, Any]
+    reads: Mapping[str, Stage]
+    make: Make = field(repr=False)
+    collective: bool = False
+
+    @cached_property
+    def full_identity(self) -> dict[str, Any]:
+        """What the fingerprint is made of."""
+        return {
+            "kind": self.kind,
+            "format": FORMAT_VERSIONS[self.kind],
+            "fields": dict(self.identity),
+            "reads": {name: stage.fingerprint for name, stage in self.reads.items()},
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits; the folder's name."""
+        return fingerprint(self.full_identity)
+
+
+@dataclass(frozen=True)
+class ModelOf:
+    """A model to load: a section, and the stage that makes its folder.
+
+    Without a stage it is a hub id or a folder of the user's, identified by `weights`.
+    """
+
+    section: ModelSection
+    stage: Stage | None = None
+    subfolder: str = ""
+    weights: Any = None
+
+    def identity(self) -> dict[str, Any]:
+        """What can change the loaded model; the weights of a stage are named by `reads`."""
+        fields = self.section.model_dump(
+            mode="json",
+            include=set(ModelSection.model_fields) - {"model", "revision", "build", "compose"},
+        )
+        if self.stage is None:
+            fields["weights"] = self.weights
+        return fields
+
+    def reads(self, name: str) -> dict[str, Stage]:
+        """The stage to read, under `name`."""
+        return {} if self.stage is None else {name: self.stage}
+
+    def located(self, section: SectionType, inputs: Mapping[str, Path], name: str) -> SectionType:
+        """`section` with `model` set to the folder that the stage made."""
+        if self.stage is None:
+            return section
+        found = {
+            "model": str(inputs[name] / self.subfolder),
+            "revision": None,
+            "build": None,
+            "compose": None,
+        }
+        return section.model_copy(update=found)

@@ -1,0 +1,94 @@
+"""A teacher that runs in this process through transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from limbeck.errors import TeacherError, UsageError
+from limbeck.recipe.sections import FineTune, ModelSection
+from limbeck.records import Sample
+from limbeck.teachers import Answer, OpenTeacher, ScoredAnswer, Teacher
+
+if TYPE_CHECKING:
+    from limbeck.models.load import LoadedModel
+
+
+class Transformers(Teacher, ModelSection):
+    """Any image-text-to-text model of transformers, in full precision, int8 or nf4.
+
+    With `fine_tune` the model is first trained on the gold answers, as a stage of its own.
+    """
+
+    backend: Literal["transformers"] = "transformers"
+    fine_tune: FineTune | None = None
+
+    def open(self, data: Path, *, device: str) -> OpenTeacher:
+        """Load the model; `model` must be a hub id or a folder by now."""
+        from limbeck.models.load import load_model
+
+        return _Open(load_model(self, device=device), data, self)
+
+    def identity(self) -> dict[str, Any]:
+        """The loading fields and the identity of the weights."""
+        from limbeck.models.source import model_identity
+
+        fields = self.model_dump(mode="json", exclude={"fine_tune", "model", "revision"})
+        return {**fields, "weights": model_identity(self)}
+
+
+class _Open:
+    def __init__(self, loaded: LoadedModel, data: Path, section: Transformers) -> None:
+        from limbeck.models.vocabulary import shared_vocabulary
+
+        self.loaded, self._data, self._section = loaded, data, section
+        rows = loaded.model.get_output_embeddings().weight.shape[0]
+        self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
+
+    def generate(
+        self, samples: Sequence[Sample], *, max_new_tokens: int, temperature: float, seed: int
+    ) -> list[Answer]:
+        items = [self.loaded.encoder.encode(sample, self._data, None) for sample in samples]
+        generated = self.loaded.generate(
+            items, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+        )
+        return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
+
+    def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
+        import torch
+
+        from limbeck.data.tokens import collate
+        from limbeck.records import IGNORED
+
+        encoder = self.loaded.encoder
+        items = [encoder.encode(s, self._data, a) for s, a in zip(samples, answers, strict=True)]
+        batch = collate(items, pad_id=encoder.pad_id, side="right").to(self.loaded.device)
+        rows_BL = batch.targets_BL != IGNORED
+        with torch.no_grad():
+            hidden_BLH = self.loaded.hidden_states(batch.inputs)
+            logits_NR = self.loaded.head(hidden_BLH[rows_BL])
+        logits_NV = self._vocabulary.of(logits_NR).float()
+        pieces = logits_NV.split([len(item.answer_ids) for item in items])
+        return [
+            ScoredAnswer(tuple(self._vocabulary.columns_of(item.answer_ids).tolist()), piece)
+            for item, piece in zip(items, pieces, strict=True)
+        ]
+
+    def expected_length(self, sample: Sample) -> int:
+        characters = sum(
+            len(part.get("text", "")) for m in sample.messages for part in m["content"]
+        )
+        return characters // 4 + sum(i.width * i.height for i in sample.images) // 784
+
+    def check_image_sensitivity(self, sample: Sample, answer: str) -> None:
+        from limbeck.models.sensitivity import check_image_sensitivity
+
+        try:
+            check_image_sensitivity(self.loaded, sample, self._data, answer)
+        except UsageError as error:
+            where = f"teacher, sample {error.where}"
+            raise TeacherError(error.what, where=where, mend=error.mend) from error
+
+    def save_tokenizer(self, folder: Path) -> None:
+        self.loaded.tokenizer.save_pretrained(folder)

@@ -1,0 +1,72 @@
+"""Examples as tokens and pixels, encoded ahead of the model where worker processes are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.training.batches import Example, MicroBatch
+
+if TYPE_CHECKING:
+    from limbeck.data.tokens import Encoded, Encoder
+
+CACHE_BYTES = 1 << 30
+"""How much encoded data a process keeps, so that a small data set is prepared only once."""
+
+
+class EncodedExamples(Dataset["Encoded"]):
+    """Encodes examples by index and keeps as many as fit in `CACHE_BYTES`.
+
+    `answer_tokens[i]` counts the supervised tokens of example i, end of turn included;
+    `expected_lengths[i]` estimates its whole length, for batching like with like.
+    """
+
+    def __init__(self, examples: Sequence[Example], encoder: Encoder, data: Path) -> None:
+        self._examples, self._encoder, self._data = examples, encoder, data
+        self._kept: dict[int, Encoded] = {}
+        self._kept_bytes = 0
+        self.answer_tokens = [len(encoder.answer_tokens(e.answer)) for e in examples]
+        self.expected_lengths = [
+            count + _prompt_length(example)
+            for count, example in zip(self.answer_tokens, examples, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Encoded:
+        """The encoded example; its answer has as many tokens as `answer_tokens` says."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        example = self._examples[index]
+        item = self._encoder.encode(example.sample, self._data, example.answer)
+        size = sum(tensor.nbytes for tensor in item.features.values())
+        if self._kept_bytes + size <= CACHE_BYTES:
+            self._kept[index] = item
+            self._kept_bytes += size
+        return item
+
+    def stream(self, plan: Iterable[MicroBatch], workers: int) -> Iterator[list[Encoded]]:
+        """The examples of each micro-batch in turn, prepared by `workers` processes (0: here)."""
+        if workers == 0:
+            for micro_batch in plan:
+                yield [self[index] for index in micro_batch.indices]
+            return
+        loader = DataLoader(
+            self,
+            batch_sampler=(list(micro_batch.indices) for micro_batch in plan),  # pyright: ignore
+            num_workers=workers,
+            collate_fn=list,
+            prefetch_factor=4,
+        )
+        yield from loader
+
+
+def _prompt_length(example: Example) -> int:
+    sample = example.sample
+    characters = sum(len(part.get("text", "")) for m in sample.messages for part in m["content"])
+    return characters // 4 + sum(i.width * i.height for i in sample.images) // 784

@@ -1,0 +1,377 @@
+"""The training loop: deterministic steps, one division a step, checkpoints that resume bit-exactly.
+
+One optimiser step: split its examples into micro-batches, run each through the objective, divide
+every loss's sum by the step's supervised tokens (all micro-batches, all ranks), back-propagate,
+clip, guard against non-finite numbers, update.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from limbeck import journal
+from limbeck.data.tokens import Batch, Encoded, collate
+from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.progress import meter, say
+from limbeck.records import TeacherSignal
+from limbeck.training import checkpoint
+from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
+from limbeck.training.examples import EncodedExamples
+from limbeck.training.job import Job
+from limbeck.training.objective import Objective, loss_names, on_device
+from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
+from limbeck.training.stop import stop_on_signals
+from limbeck.training.tracking import open_tracker
+
+METRICS = "metrics.jsonl"
+
+_Loaded = tuple[Batch, TeacherSignal | None]
+
+
+@dataclass
+class _Step:
+    """What a finished step reports."""
+
+    loss: float
+    parts: list[float]
+    gradient_norm: float
+    answer_tokens: int
+    samples: int
+
+
+@dataclass
+class _Counters:
+    """What goes into a checkpoint beside tensors."""
+
+    skipped: int = 0
+    samples: int = 0
+    answer_tokens: int = 0
+    micro_batch: int = 0
+    sums: list[float] = field(default_factory=lambda: [])
+    rows: int = 0
+
+
+def train(job: Job) -> dict[str, Any]:
+    """Train `job.student` in place; returns the summary for the manifest.
+
+    Raises:
+        NonFiniteError: a loss or gradient is not finite (policy `stop`, or too many skips).
+        StoppedError: SIGTERM or SIGUSR1 arrived; a checkpoint was saved.
+        MemoryExhaustedError: one sample alone does not fit the device.
+    """
+    return _Loop(job).run()
+
+
+class _Loop:
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        precision = "bf16" if job.training.precision == "bf16" else "no"
+        # One process trains several models, and accelerate keeps the first one's precision.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(
+            mixed_precision=precision, cpu=str(job.student.device) == "cpu"
+        )
+        head = job.student.model.get_output_embeddings()
+        optimizers = make_optimizers(
+            job.student.model, job.training, exclude_from_muon=head.parameters()
+        )
+        objective = Objective(job.student, job.losses, job.vocabulary)
+        self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
+        self.trainable = {
+            name: parameter
+            for name, parameter in job.student.model.named_parameters()
+            if parameter.requires_grad
+        }
+        self.names = loss_names(job.losses)
+        self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data)
+        self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
+        self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
+        self._stream: Iterator[list[Encoded]] = iter(())
+        self._stream_at = -1
+        self.counters = _Counters(micro_batch=job.training.samples_per_micro_batch)
+        self.checkpoints = job.output / "checkpoints"
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def run(self) -> dict[str, Any]:
+        job, total = self.job, len(self.steps)
+        torch.manual_seed(job.seed)
+        first = self._resume()
+        tracker = (
+            open_tracker(job.training.tracker, job.title, job.output) if self._is_main else None
+        )
+        started, seconds_before = time.monotonic(), self._seconds_so_far()
+        self.module.train()
+        with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
+            for step in range(first, total):
+                report = self._step_within_memory(step)
+                self._count(report)
+                if self._is_due(step + 1, job.training.log_every):
+                    elapsed = seconds_before + time.monotonic() - started
+                    row = self._row(step + 1, report, elapsed)
+                    if self._is_main:
+                        journal.append(job.output / METRICS, [row])
+                    if tracker is not None:
+                        tracker.log(row)
+                    note = f"loss {row['loss']:.4f}  {row['tokens_per_second']:.0f} tokens/s"
+                    progress.advance(0, note)
+                progress.advance()
+                stopping = self._anywhere(stop.signal_name is not None)
+                if stopping or self._is_due(step + 1, job.training.checkpoint_every):
+                    self._save(step + 1)
+                if stopping and step + 1 < total:
+                    raise StoppedError(
+                        f"stopped by {stop.signal_name or 'another rank'} after step {step + 1} "
+                        f"of {total}; the state was saved",
+                        mend="run the same command to go on",
+                    )
+        if tracker is not None:
+            tracker.finish()
+        self.module.eval()
+        return self._summary(total)
+
+    # -- one step ---------------------------------------------------------------------------
+
+    def _step_within_memory(self, step: int) -> _Step:
+        """Run a step; when memory runs out, halve the micro-batch and run the same step again."""
+        random_state = checkpoint.random_state()
+        while True:
+            failed = False
+            try:
+                gradients = self._gradients(step)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                failed = True
+            if not self._anywhere(failed):
+                return self._update(step, *gradients)  # pyright: ignore[reportPossiblyUnbound]
+            self._zero_gradients()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if self.counters.micro_batch == 1:
+                raise MemoryExhaustedError(
+                    f"out of memory at step {step + 1} with one sample at a time",
+                    where="training",
+                    mend="lower student.max_pixels, use gradient_checkpointing or an adapter",
+                )
+            self.counters.micro_batch //= 2
+            checkpoint.set_random_state(random_state)
+            say(f"  out of memory: {self.counters.micro_batch} samples a micro-batch from here on")
+
+    def _gradients(self, step: int) -> tuple[Tensor, dict[str, int]]:
+        """Accumulate the step's gradient; returns this rank's sums of losses, and the divisors."""
+        own = self._micro_batches(step)
+        divisors = self._divisors(step)
+        weights = torch.tensor(
+            [loss.weight / max(1, divisors.get(loss.target, 0)) for loss in self.job.losses],
+            device=self.accelerator.device,
+        )
+        # DDP averages over ranks; the divisor already counts the tokens of all of them.
+        scale = float(self.accelerator.num_processes)
+        total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
+        for number, micro_batch in enumerate(own):
+            batch, signal = self._load(step, number, micro_batch)
+            is_last = number == len(own) - 1
+            with _maybe_no_sync(self.accelerator, self.module, not is_last):
+                sums = self.module(batch.inputs, batch.targets_BL, micro_batch.target, signal)
+                counted = 1.0 if micro_batch.counted else 0.0
+                self.accelerator.backward((sums * weights).sum() * scale * counted)
+            total += sums.detach() * counted
+        return total, divisors
+
+    def _update(self, step: int, sums: Tensor, divisors: dict[str, int]) -> _Step:
+        training = self.job.training
+        sums = self.accelerator.reduce(sums, "sum")
+        parts = [
+            float(value) / max(1, divisors.get(loss.target, 0))
+            for value, loss in zip(sums.tolist(), self.job.losses, strict=True)
+        ]
+        loss = sum(part * term.weight for part, term in zip(parts, self.job.losses, strict=True))
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                list(self.trainable.values()), training.clip_norm or float("inf")
+            )
+        )
+        finite = torch.isfinite(torch.tensor([loss, norm])).all().item()
+        if self._anywhere(not finite):
+            self._handle_non_finite(step, loss, norm)
+        else:
+            set_learning_rate(self.optimizers, share_of_peak(step, len(self.steps), training))
+            for optimizer in self.optimizers:
+                optimizer.step()
+        self._zero_gradients()
+        return _Step(loss, parts, norm, sum(divisors.values()), len(self.steps[step]))
+
+    def _handle_non_finite(self, step: int, loss: float, norm: float) -> None:
+        ids = [self.job.examples[i].sample.id for i in self.steps[step]]
+        shown = ", ".join(ids[:8]) + (f" and {len(ids) - 8} more" if len(ids) > 8 else "")
+        what = f"loss {loss} and gradient norm {norm} at step {step + 1} on samples {shown}"
+        self.counters.skipped += 1
+        too_many = self.counters.skipped > self.job.training.max_skipped
+        if self.job.training.non_finite == "stop" or too_many:
+            raise NonFiniteError(
+                f"{what}; nothing was updated",
+                where="training",
+                mend="lower the learning rate, use precision: fp32, or look at these samples",
+            )
+        say(f"  skipped: {what}")
+
+    # -- data -------------------------------------------------------------------------------
+
+    def _micro_batches(self, step: int) -> list[MicroBatch]:
+        return micro_batches(
+            self.steps[step],
+            self.job.examples,
+            self.encoded.expected_lengths,
+            size=self.counters.micro_batch,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+        )
+
+    def _divisors(self, step: int) -> dict[str, int]:
+        """Supervised tokens of the whole step, by target."""
+        divisors: dict[str, int] = {}
+        for index in self.steps[step]:
+            target = self.job.examples[index].target
+            divisors[target] = divisors.get(target, 0) + self.encoded.answer_tokens[index]
+        return divisors
+
+    def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
+        if number == 0 and self._stream_at != step:
+            rest = (m for later in range(step, len(self.steps)) for m in self._micro_batches(later))
+            self._stream = self.encoded.stream(rest, self.job.training.workers)
+        # Whoever leaves the step half-way (out of memory) makes the next try start a new stream.
+        self._stream_at = step + 1 if number == len(self._micro_batches(step)) - 1 else -1
+        items = next(self._stream)
+        batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
+        signal = None
+        if self.job.signals is not None and micro_batch.target in self._signalled:
+            signal = self.job.signals.signal(
+                [self.job.examples[i].sample.id for i in micro_batch.indices],
+                [self.job.vocabulary.columns_of(item.answer_ids).tolist() for item in items],
+            )
+            signal = on_device(signal, self.accelerator.device)
+        return batch.to(self.accelerator.device), signal
+
+    # -- state ------------------------------------------------------------------------------
+
+    def _resume(self) -> int:
+        found = checkpoint.latest(self.checkpoints)
+        if found is None:
+            if self._is_main:
+                (self.job.output / METRICS).unlink(missing_ok=True)
+            return 0
+        state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
+        self.counters = _Counters(**state["counters"])
+        if self._is_main:
+            rows = [
+                r for r in journal.read(self.job.output / METRICS) if r["step"] <= state["step"]
+            ]
+            (self.job.output / METRICS).unlink(missing_ok=True)
+            journal.append(self.job.output / METRICS, rows)
+        self.accelerator.wait_for_everyone()
+        say(f"  {self.job.title}: going on from step {state['step']} of {len(self.steps)}")
+        return int(state["step"])
+
+    def _save(self, step: int) -> None:
+        if self._is_main:
+            checkpoint.save(
+                self.checkpoints,
+                step,
+                weights=self.trainable,
+                optimizers=self._plain_optimizers(),
+                state={"counters": vars(self.counters)},
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _plain_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [getattr(o, "optimizer", o) for o in self.optimizers]
+
+    def _zero_gradients(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+
+    # -- reporting --------------------------------------------------------------------------
+
+    def _count(self, report: _Step) -> None:
+        self.counters.samples += report.samples
+        self.counters.answer_tokens += report.answer_tokens
+        if not self.counters.sums:
+            self.counters.sums = [0.0] * (1 + len(report.parts))
+        self.counters.sums = [
+            a + b for a, b in zip(self.counters.sums, [report.loss, *report.parts], strict=True)
+        ]
+        self.counters.rows += 1
+
+    def _row(self, step: int, report: _Step, seconds: float) -> dict[str, Any]:
+        """A row of metrics.jsonl: means since the last row."""
+        loss, *parts = [value / self.counters.rows for value in self.counters.sums]
+        self.counters.sums, self.counters.rows = [], 0
+        return {
+            "step": step,
+            "loss": loss,
+            "losses": dict(zip(self.names, parts, strict=True)),
+            "gradient_norm": report.gradient_norm,
+            "learning_rate": self.optimizers[-1].param_groups[0]["lr"],
+            "samples": self.counters.samples,
+            "answer_tokens": self.counters.answer_tokens,
+            "skipped": self.counters.skipped,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
+            **_memory(),
+        }
+
+    def _seconds_so_far(self) -> float:
+        rows = journal.read(self.job.output / METRICS)
+        return float(rows[-1]["seconds"]) if rows else 0.0
+
+    def _summary(self, steps: int) -> dict[str, Any]:
+        rows = journal.read(self.job.output / METRICS)
+        return {
+            "steps": steps,
+            "samples_seen": self.counters.samples,
+            "examples": len(self.job.examples),
+            "answer_tokens_seen": self.counters.answer_tokens,
+            "skipped_steps": self.counters.skipped,
+            "final_loss": rows[-1]["loss"] if rows else None,
+            "trainable_parameters": sum(p.numel() for p in self.trainable.values()),
+        }
+
+    def _is_due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == len(self.steps)
+
+    def _anywhere(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        value = torch.tensor(float(flag), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(value, "sum").item() > 0)
+
+
+def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:
+    from contextlib import nullcontext
+
+    return accelerator.no_sync(module) if wanted else nullcontext()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
+    )
+
+
+def _memory() -> dict[str, float]:
+    if torch.cuda.is_available():
+        return {"cuda_allocated_peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
+    return {"process_rss_gib": round(psutil.Process().memory_info().rss / 2**30, 3)}

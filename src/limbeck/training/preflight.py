@@ -1,0 +1,49 @@
+"""What is printed before a training run: one batch as the student will see it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limbeck.data.tokens import collate
+from limbeck.models.sensitivity import check_image_sensitivity
+from limbeck.progress import say
+from limbeck.training.job import Job
+
+
+def preflight(job: Job) -> dict[str, Any]:
+    """Print and return the decoded prompt and answer, the token counts and the vocabulary.
+
+    Also proves that the language head, run on the supervised rows only, gives the model's own
+    logits, and that the images reach the student.
+
+    Raises:
+        UsageError: the family's head does something that Limbeck does not know.
+        LimbeckError: blanking the image does not move the student's answer logits.
+    """
+    encoder, tokenizer = job.student.encoder, job.student.tokenizer
+    example = next((e for e in job.examples if e.sample.images), job.examples[0])
+    item = encoder.encode(example.sample, job.data, example.answer)
+    job.student.verify_head(collate([item], pad_id=encoder.pad_id, side="right"))
+    if example.sample.images:
+        check_image_sensitivity(job.student, example.sample, job.data, example.answer)
+    prompt_ids = item.input_ids_L.tolist()[: item.answer_start]
+    facts: dict[str, Any] = {
+        "sample": example.sample.id,
+        "prompt": tokenizer.decode(_shortened(prompt_ids)),
+        "supervised_answer": tokenizer.decode(item.answer_ids),
+        "supervised_tokens": len(item.answer_ids),
+        "visual_tokens": item.visual_tokens,
+        "shared_vocabulary": job.vocabulary.describe(),
+    }
+    for name, value in facts.items():
+        say(f"  {name.replace('_', ' ')}: {value}")
+    return facts
+
+
+def _shortened(ids: list[int]) -> list[int]:
+    """Runs of one repeated token (image placeholders) cut to two, to keep the print readable."""
+    kept: list[int] = []
+    for token in ids:
+        if kept[-2:] != [token, token]:
+            kept.append(token)
+    return kept

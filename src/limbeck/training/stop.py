@@ -1,0 +1,36 @@
+"""SIGTERM and SIGUSR1 ask a training run to save and stop (exit code 75)."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether a signal has arrived."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+
+    def receive(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler: only notes the signal; the loop saves between two steps."""
+        self.signal_name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Note SIGTERM and SIGUSR1 while the body runs (in the main thread), then restore."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    previous = [signal.signal(number, request.receive) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, previous, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""What many tests share: a small data stage and a small real model, made once a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished data stage: 24 training and 8 test screens."""
+    from limbeck.data.prepare import prepare
+    from limbeck.data.sources.screens import Screens
+
+    folder = tmp_path_factory.mktemp("screens")
+    prepare(Screens(train=24, validation=2, test=8), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-VL with random weights that knows the words of `screens`."""
+    from limbeck.data.samples import read_samples
+    from limbeck.models.build import build_model
+
+    texts = [
+        text
+        for sample in read_samples(screens)
+        for text in (sample.messages[0]["content"][-1]["text"], *sample.references)
+    ]
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    build_model(tiny_build(), texts, 0, folder)
+    return folder
+
+
+def tiny_build(**changes: object):  # noqa: ANN201 - torch-free import
+    from limbeck.recipe.sections import Build
+
+    sizes = {
+        "family": "qwen2_vl",
+        "hidden_size": 32,
+        "layers": 2,
+        "heads": 4,
+        "key_value_heads": 2,
+        "intermediate_size": 48,
+        "vision_hidden_size": 32,
+        "vision_layers": 1,
+        "vision_heads": 2,
+        "image_mean": 0.9,
+        "image_std": 0.35,
+    }
+    return Build.model_validate({**sizes, **changes})

@@ -1,0 +1,261 @@
+"""The training loop: one division a step, bit-exact resume, guards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from limbeck.data.samples import read_samples
+from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.divergence import Divergence
+from limbeck.models.adapt import prepare_for_training
+from limbeck.models.load import load_model
+from limbeck.models.vocabulary import shared_vocabulary
+from limbeck.recipe.sections import ModelSection, Training
+from limbeck.records import Dense
+from limbeck.signals.top_k import from_logits
+from limbeck.training import loop as loop_module
+from limbeck.training.batches import Example
+from limbeck.training.job import Job
+from limbeck.training.loop import _Loop, train
+
+TIMING = ("seconds", "tokens_per_second", "process_rss_gib")
+LENGTHS = (3, 20, 7, 12)
+
+
+class FakeSignals:
+    """Distributions that depend on the sample alone, so that any batching gives the same rows."""
+
+    def __init__(self, vocabulary: int, k: int | None) -> None:
+        self.vocabulary, self.k = vocabulary, k
+
+    def signal(self, sample_ids: list[str], answers: list[list[int]]) -> Any:
+        rows = []
+        for sample_id, answer in zip(sample_ids, answers, strict=True):
+            generator = torch.Generator().manual_seed(sum(sample_id.encode()))
+            rows.append(torch.randn(len(answer), self.vocabulary, generator=generator) * 3)
+        logits_NV = torch.cat(rows)
+        return Dense(logits_NV) if self.k is None else from_logits(logits_NV, self.k, [1.0])
+
+
+@pytest.fixture
+def make_job(screens: Path, tiny_model: Path, tmp_path: Path) -> Callable[..., Job]:
+    def make(output: Path | str = "run", losses: Any = None, k: int | None = None, **options: Any):
+        torch.manual_seed(0)
+        student = load_model(ModelSection(model=str(tiny_model)), device="cpu")
+        prepare_for_training(student, adapter=None)
+        rows = student.model.get_output_embeddings().weight.shape[0]
+        vocabulary = shared_vocabulary(student.tokenizer, student.tokenizer, rows, rows)
+        samples = read_samples(screens, "train")
+        examples = [
+            Example(s, " ".join(s.references[0].split()[: LENGTHS[i % 4]]), "teacher")
+            for i, s in enumerate(samples)
+        ]
+        fields = {"steps": 6, "samples_per_step": 8, "precision": "fp32", "log_every": 2}
+        training = Training.model_validate({**fields, "samples_per_micro_batch": 4, **options})
+        folder = tmp_path / output
+        folder.mkdir(exist_ok=True)
+        return Job(
+            folder,
+            student,
+            vocabulary,
+            examples,
+            screens,
+            losses or [CrossEntropy(weight=0.4), Divergence(weight=0.6)],
+            training,
+            seed=5,
+            title="test",
+            signals=FakeSignals(vocabulary.size, k),
+        )
+
+    return make
+
+
+def weights_of(job: Job) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in job.student.model.named_parameters()}
+
+
+def metrics_of(job: Job) -> list[dict[str, Any]]:
+    lines = (job.output / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in TIMING} for line in lines]
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("k", [None, 5])
+def test_micro_batches_of_ragged_lengths_change_no_gradient(make_job: Any, k: int | None) -> None:
+    reference: dict[str, Tensor] | None = None
+    for size in (8, 1, 2, 4):
+        job = make_job(k=k, samples_per_micro_batch=size)
+        loop = _Loop(job)
+        loop._gradients(0)
+        gradients = {n: p.grad.clone() for n, p in loop.trainable.items() if p.grad is not None}
+        if reference is None:
+            reference = gradients
+            continue
+        norm = torch.stack([g.norm() for g in reference.values()]).norm()
+        difference = torch.stack([(gradients[n] - reference[n]).norm() for n in reference]).norm()
+        assert difference / norm < 1e-6
+
+
+def test_the_objective_is_the_mean_over_the_answer_tokens_of_the_step(make_job: Any) -> None:
+    job = make_job(losses=[CrossEntropy()], samples_per_micro_batch=2)
+    loop = _Loop(job)
+    sums, divisors = loop._gradients(0)
+    total, tokens = 0.0, 0
+    encoder = job.student.encoder
+    for index in loop.steps[0]:
+        example = job.examples[index]
+        item = encoder.encode(example.sample, job.data, example.answer)
+        from limbeck.data.tokens import collate
+
+        batch = collate([item], pad_id=encoder.pad_id, side="right")
+        with torch.no_grad():
+            logits = job.student.model(**batch.inputs).logits[0].float()
+        for position, token in enumerate(item.input_ids_L.tolist()):
+            if position >= item.answer_start:
+                total -= logits[position - 1].log_softmax(-1)[token].item()
+                tokens += 1
+    assert divisors == {"teacher": tokens}
+    assert sums.item() == pytest.approx(total, rel=1e-5)
+
+
+@pytest.mark.parametrize("crash_at", [(1, 0), (3, 1), (5, 0)])
+def test_resume_after_a_crash_is_bit_identical(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch, crash_at: tuple[int, int]
+) -> None:
+    unbroken = make_job("unbroken", checkpoint_every=2)
+    train(unbroken)
+
+    broken = make_job("broken", checkpoint_every=2)
+    load = _Loop._load
+
+    def crash(self: _Loop, step: int, number: int, micro_batch: Any) -> Any:
+        if (step, number) == crash_at:
+            raise KeyboardInterrupt
+        return load(self, step, number, micro_batch)
+
+    monkeypatch.setattr(_Loop, "_load", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken)
+    monkeypatch.undo()
+
+    resumed = make_job("broken", checkpoint_every=2)
+    summary = train(resumed)
+    assert summary["steps"] == 6
+    assert same(weights_of(unbroken), weights_of(resumed))
+    assert metrics_of(unbroken) == metrics_of(resumed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_step_and_the_next_run_goes_on(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    unbroken = make_job("unbroken")
+    train(unbroken)
+    job = make_job("stopped")
+    update = _Loop._update
+
+    def send(self: _Loop, step: int, *rest: Any) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), number)
+        return update(self, step, *rest)
+
+    monkeypatch.setattr(_Loop, "_update", send)
+    with pytest.raises(StoppedError, match="step 3 of 6") as raised:
+        train(job)
+    assert raised.value.exit_code == 75
+    monkeypatch.undo()
+    resumed = make_job("stopped")
+    train(resumed)
+    assert same(weights_of(unbroken), weights_of(resumed))
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    gradients = _Loop._gradients
+
+    def spoiled(self: _Loop, step: int) -> Any:
+        sums, divisors = gradients(self, step)
+        if step in steps:
+            next(iter(self.trainable.values())).grad.fill_(float("nan"))
+        return sums, divisors
+
+    monkeypatch.setattr(_Loop, "_gradients", spoiled)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job()
+    before = weights_of(job)
+    spoil(monkeypatch, {0})
+    with pytest.raises(NonFiniteError, match="step 1 on samples train-") as raised:
+        train(job)
+    assert raised.value.exit_code == 5
+    assert same(before, weights_of(job))
+
+
+def test_skipping_is_counted_and_bounded(make_job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {1, 3})
+    summary = train(make_job("a", non_finite="skip", max_skipped=2))
+    assert summary["skipped_steps"] == 2
+    with pytest.raises(NonFiniteError):
+        train(make_job("b", non_finite="skip", max_skipped=1))
+
+
+def limit_memory(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
+    forward = loop_module.Objective.forward
+
+    def limited(self: Any, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
+        if len(inputs["input_ids"]) > samples:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, inputs, *rest)
+
+    monkeypatch.setattr(loop_module.Objective, "forward", limited)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make_job("small", samples_per_micro_batch=2)
+    train(small)
+    limit_memory(monkeypatch, 2)
+    large = make_job("large", samples_per_micro_batch=8)
+    train(large)
+    assert same(weights_of(small), weights_of(large))
+
+
+def test_out_of_memory_with_one_sample_is_exit_6(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_memory(monkeypatch, 0)
+    with pytest.raises(MemoryExhaustedError) as raised:
+        train(make_job())
+    assert raised.value.exit_code == 6
+
+
+def test_workers_prepare_the_same_batches(make_job: Any) -> None:
+    runs = [make_job(f"w{workers}", workers=workers, steps=3) for workers in (0, 2)]
+    for job in runs:
+        train(job)
+    assert same(weights_of(runs[0]), weights_of(runs[1]))
+    assert metrics_of(runs[0]) == metrics_of(runs[1])
+
+
+def test_training_lowers_the_loss(make_job: Any) -> None:
+    job = make_job(steps=30, optimizer="muon", learning_rate=3e-3, precision="bf16", log_every=5)
+    train(job)
+    rows = metrics_of(job)
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert rows[-1]["losses"].keys() == {"cross_entropy", "divergence_forward"}
