@@ -6,6 +6,7 @@ Results go to stdout (with --json as JSON), progress and messages to stderr.
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,15 +74,29 @@ def plan(
         if as_json:
             emit(_json(planned.describe()))
         else:
+            width = max((len(row.stage.title) for row in planned.stages), default=0)
             for row in planned.stages:
                 state = "done " if row.done else "to do"
-                emit(f"{state}  {row.stage.kind:<12}{row.stage.title}  {row.folder}")
+                emit(f"{state}  {row.stage.kind:<12}{row.stage.title:<{width}}  {row.folder}")
             left = sum(not row.done for row in planned.stages)
             emit(f"{len(planned.stages)} stages, {left} to do")
-        for problem in planned.problems[1:]:
+        for problem in planned.problems:
             typer.echo(f"error: {problem}", err=True)
         if planned.problems:
-            raise planned.problems[0]
+            raise typer.Exit(planned.problems[0].exit_code)
+
+
+def _stage_command(name: Command, text: str) -> None:
+    @app.command(name, help=text)
+    def command(
+        recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+    ) -> None:
+        _run(recipe, overrides, name, as_json, debug)
+
+
+_stage_command("data", "Read, check and store the data set.")
+_stage_command("label", "Let the teacher answer; keep its answers and distributions.")
+_stage_command("train", "Train the student, the control and every other arm.")
 
 
 @app.command()
@@ -105,28 +120,21 @@ def evaluate(
     """Answer the test samples with every model and score the answers, or score a file."""
     if (recipe is None) == (predictions is None):
         raise typer.BadParameter("give either RECIPE or --predictions FILE")
-    if recipe is not None:
+    if predictions is None:
+        assert recipe is not None
         _run(recipe, overrides, "evaluate", as_json, debug)
         return
-    assert predictions is not None
+    if overrides:
+        raise typer.BadParameter("--set needs a RECIPE")
     with reported(debug) as emit:
         from limbeck.evaluate.scoring import score_file
 
         scores = score_file(predictions, [word.strip() for word in metrics.split(",")])
-        emit(_json(scores) if as_json else _score_lines(scores))
+        for warning in scores["warnings"]:
+            typer.echo(f"warning: {warning}", err=True)
+        emit(_json(scores) if as_json else _table(scores))
 
 
-def _stage_command(name: Command, text: str) -> None:
-    @app.command(name, help=text)
-    def command(
-        recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
-    ) -> None:
-        _run(recipe, overrides, name, as_json, debug)
-
-
-_stage_command("data", "Read, check and store the data set.")
-_stage_command("label", "Let the teacher answer; keep its answers and distributions.")
-_stage_command("train", "Train the student, the control and every other arm.")
 _stage_command("benchmark", "Measure latency, throughput and memory of what was evaluated.")
 _stage_command("report", "Write the report from the results files.")
 
@@ -195,7 +203,11 @@ def _run(
         from limbeck.recipe import load_recipe
 
         started = time.monotonic()
-        result = run(load_recipe(path, overrides or ()), until=until, on_event=_tell)
+        first = os.environ.get("RANK", "0") == "0"  # torchrun starts this once for each device
+        recipe = load_recipe(path, overrides or ())
+        result = run(recipe, until=until, on_event=_tell if first else None)
+        if not first:
+            return
         if as_json:
             emit(_json(result.describe()))
             return
@@ -218,4 +230,12 @@ def _tell(event: str, stage: Stage) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False)
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def _table(scored: dict[str, Any]) -> str:
+    """The scores of a file, a line each, with the interval and n."""
+    return "\n".join(
+        f"{row['name']:<16}{row['value']:8.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n {row['n']}"
+        for row in scored["scores"].values()
+    )

@@ -10,7 +10,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import typer
 
-from limbeck.errors import INTERRUPTED, LimbeckError, MemoryExhaustedError, UsageError
+from limbeck.errors import INTERRUPTED, DataError, LimbeckError, MemoryExhaustedError, UsageError
 
 Emit = Callable[[str], None]
 
@@ -56,6 +56,8 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if _is_memory(error):
         return MemoryExhaustedError.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        return DataError.exit_code
     return UsageError.exit_code if isinstance(error, typer.BadParameter) else 1
 
 

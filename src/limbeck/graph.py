@@ -15,7 +15,7 @@ from limbeck.errors import LimbeckError, UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe, arms_of
 from limbeck.recipe.sections import ModelSection, Training
-from limbeck.stages import ModelOf, Stage
+from limbeck.stages import Command, ModelOf, Stage
 from limbeck.teachers import Teacher
 from limbeck.teachers.transformers import Transformers
 
@@ -93,7 +93,9 @@ class Graph:
         }
         return Stage("data", source.model_dump()["source"], "data", identity, {}, make)
 
-    def _initial_model(self, section: ModelSection, seed: int, title: str) -> ModelOf:
+    def _initial_model(
+        self, section: ModelSection, seed: int, title: str, command: Command
+    ) -> ModelOf:
         """A model before any training: from the hub or a folder, built, or composed."""
         build, compose = section.build, section.compose
         if build is not None:
@@ -106,7 +108,7 @@ class Graph:
 
             identity = {"build": build.model_dump(mode="json"), "seed": seed}
             reads = {"data": self.data}
-            stage = Stage("models", title, "label", identity, reads, make_built)
+            stage = Stage("models", title, command, identity, reads, make_built)
             return ModelOf(section, self._add(stage), MODEL)
         if compose is not None:
             from limbeck.models.source import model_identity
@@ -126,7 +128,7 @@ class Graph:
                 return compose_model(compose, seed, output / MODEL)
 
             identity = {"compose": compose.model_dump(mode="json"), "parts": parts, "seed": seed}
-            stage = Stage("models", title, "train", identity, {}, make_composed)
+            stage = Stage("models", title, command, identity, {}, make_composed)
             return ModelOf(section, self._add(stage), MODEL)
         return ModelOf(section, weights=self._weights(section))
 
@@ -141,7 +143,8 @@ class Graph:
         if not isinstance(teacher, Transformers):
             return None
         tune = teacher.fine_tune
-        initial = self._initial_model(teacher, tune.seed if tune else 0, "teacher before tuning")
+        seed = tune.seed if tune else 0
+        initial = self._initial_model(teacher, seed, "teacher before tuning", "label")
         if tune is None:
             return initial
 
@@ -211,9 +214,8 @@ class Graph:
     def _model_of(self, arm: Arm, teacher: ModelOf | None, labels: Stage) -> ModelOf | None:
         if arm.name == "teacher":
             return teacher
-        initial = self._initial_model(
-            arm.recipe.student, arm.seed or 0, f"student before training, seed {arm.seed}"
-        )
+        title = f"student before training, seed {arm.seed}"
+        initial = self._initial_model(arm.recipe.student, arm.seed or 0, title, "train")
         return initial if not arm.trained else self._student(arm, initial, teacher, labels)
 
     def _student(

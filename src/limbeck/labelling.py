@@ -142,7 +142,8 @@ def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
     """
     unfit = [row for row in labels if not row.valid]
     reasons = Counter(reason for row in unfit for reason in row.reasons)
-    if labels and len(unfit) / len(labels) > settings.checks.max_unfit_share:
+    share = len(unfit) / len(labels) if labels else 0.0
+    if unfit and (share > settings.checks.max_unfit_share or share == 1):
         common = ", ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
         example = unfit[0]
         raise TeacherError(
@@ -206,8 +207,9 @@ def _write_signals(
 
 def _require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
     agreement = signals["agreement"]
+    # An answer that was cut is scored with an end token that the teacher did not choose.
     greedy = settings.answers == "generated" and settings.temperature == 0
-    if greedy and agreement < MIN_ARGMAX_AGREEMENT:
+    if greedy and settings.checks.must_finish and agreement < MIN_ARGMAX_AGREEMENT:
         raise TeacherError(
             f"only {agreement:.1%} of the greedy tokens are the argmax of the kept distribution",
             where="label",

@@ -15,6 +15,8 @@ from limbeck.recipe.recipe import NAME
 from limbeck.store import write_atomic
 
 SOURCES = "limbeck.data.sources"
+FILE = "path"
+"""The field that names a source's file; to be filled in also where another may stand for it."""
 STARTING_POINT = "jsonl"
 """The recipe whose data section is replaced by that of the chosen source."""
 
@@ -51,7 +53,7 @@ def recipe_text(name: str, template: str, recipes: Path) -> str:
         mend = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
         raise UsageError(f"no recipe or data source {template!r}", where="--from", mend=mend)
     text = re.sub(r"^name: .*$", f"name: {name}", text, count=1, flags=re.MULTILINE)
-    return re.sub(r"limbeck run recipes/\S+\.yaml", f"limbeck run {name}.yaml", text)
+    return re.sub(r"(limbeck \w+) recipes/\S+\.yaml", rf"\g<1> {name}.yaml", text)
 
 
 def _data_section(source: type[Component], word: str) -> str:
@@ -61,7 +63,7 @@ def _data_section(source: type[Component], word: str) -> str:
         if name == source.selector:
             continue
         note = f"  # {info.description}" if info.description else ""
-        if info.is_required():
+        if info.is_required() or name == FILE:
             lines.append(f"  {name}: CHANGE-ME{note}")
         else:
             lines.append(f"  # {name}: {_yaml(info.get_default(call_default_factory=True))}{note}")

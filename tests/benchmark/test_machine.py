@@ -1,10 +1,13 @@
 import os
+import subprocess
+import sys
+import time
 
 import psutil
 import pytest
 
 from limbeck.benchmark import machine as module
-from limbeck.benchmark.machine import machine
+from limbeck.benchmark.machine import OtherWork, machine
 
 
 def test_the_description_is_the_same_every_time_and_complete():
@@ -40,3 +43,21 @@ def test_an_unlimited_container_has_the_whole_machine(monkeypatch):
 def test_no_name_of_the_host_or_the_user_is_in_it():
     text = str(machine("cpu"))
     assert os.uname().nodename not in text or len(os.uname().nodename) < 4
+
+
+def test_the_work_of_others_is_seen_and_ones_own_is_not():
+    code = "import time; end = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", code]) as busy:
+        time.sleep(0.2)
+        other = OtherWork()
+        time.sleep(0.5)
+        beside_a_busy_process = other.cores()
+        busy.kill()
+    assert beside_a_busy_process > 0.3
+    before, own = OtherWork._now(), OtherWork()
+    while time.monotonic() < before[2] + 0.3:
+        pass
+    after = OtherWork._now()
+    alone = after[0] - before[0] - (after[1] - before[1])
+    assert own.cores() == pytest.approx(max(0, alone) / (after[2] - before[2]), abs=0.25)
+    assert after[1] - before[1] > 0.05

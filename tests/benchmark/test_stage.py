@@ -114,9 +114,9 @@ def test_the_numbers_of_a_regime_fit_one_another(measured):
         tokens, samples = (found[f"throughput_{n}_per_second"] for n in ("tokens", "samples"))
         assert tokens == pytest.approx(samples * SETTINGS.new_tokens)
         assert found["time_to_first_token_ms"] < found["latency_ms"] <= found["latency_p95_ms"]
-        decode_ms = 1000 * batch * (SETTINGS.new_tokens - 1) / found["decode_tokens_per_second"]
-        whole_ms = found["time_to_first_token_ms"] + decode_ms
-        assert whole_ms == pytest.approx(found["latency_ms"], rel=0.5)  # medians against totals
+        mean_seconds = batch / samples
+        decoded = batch * (SETTINGS.new_tokens - 1)
+        assert 0.05 < decoded / found["decode_tokens_per_second"] / mean_seconds < 1
     natural = by_name(measured[2], "natural_length/batch_1")["new_tokens_mean"]["value"]
     assert 1 <= natural <= SETTINGS.max_new_tokens
 
@@ -152,7 +152,7 @@ def test_the_artefact_and_the_machine_are_described_by_counting(measured, model)
     assert results["samples"] == 3
     assert results["visual_tokens_mean"] == pytest.approx(2 * 6 / 3)  # 3 x 2 merged patches
     assert results["prompt_tokens_mean"] > results["visual_tokens_mean"]
-    assert results["settings"] == SETTINGS.model_dump(mode="json")
+    assert results["settings"] == SETTINGS.model_dump(mode="json", exclude={"models"})
 
 
 def test_a_finished_measurement_is_not_repeated_and_leaves_nothing_else(

@@ -31,10 +31,9 @@ def test_every_new_token_is_heard_of_and_the_answer_stays_the_same(subject):
     count = subject.generate(items, lambda: heard.append(1), max_new_tokens=5, min_new_tokens=5)
     assert (count, len(heard)) == (10, 5)
     watched = subject.loaded.generate(items, max_new_tokens=5)
-    plain = dict.copy(vars(subject.loaded.base))
-    del subject.loaded.base.generate  # back to the class's own
+    watching = vars(subject.loaded.base).pop("generate")  # back to the class's own
     assert subject.loaded.generate(items, max_new_tokens=5) == watched
-    subject.loaded.base.generate = plain["generate"]
+    subject.loaded.base.generate = watching
 
 
 def test_the_prompt_is_never_counted_as_generated(subject):
@@ -93,6 +92,7 @@ def test_running_out_of_memory_is_exit_code_6_however_it_is_said(monkeypatch, er
         raise error
 
     monkeypatch.setattr(worker, "Subject", refuse)
+    monkeypatch.setattr(worker, "disk_bytes", lambda section: 1)
     answer, exit_code = answer_to(spec())
     assert exit_code == 6
     assert "memory of cpu" in answer["error"]["what"]
@@ -103,5 +103,6 @@ def test_an_error_that_is_no_lack_of_memory_is_not_called_one(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(worker, "Subject", refuse)
+    monkeypatch.setattr(worker, "disk_bytes", lambda section: 1)
     with pytest.raises(RuntimeError, match="mat1"):
         answer_to(spec())

@@ -251,9 +251,7 @@ def test_checkpointed_activations_give_the_same_gradients(world: World) -> None:
     for checkpointing in (False, True):
         loaded = world.load()
         torch.manual_seed(1)
-        prepare_for_training(
-            loaded, adapter=Adapter(rank=2), gradient_checkpointing=checkpointing
-        )
+        prepare_for_training(loaded, adapter=Adapter(rank=2), gradient_checkpointing=checkpointing)
         assert loaded.base.is_activation_checkpointing == checkpointing
         batch = collate(world.encode(loaded), pad_id=loaded.encoder.pad_id, side="right")
         rows = batch.targets_BL != IGNORED

@@ -243,7 +243,7 @@ def test_sparse_signal_that_keeps_all_tokens_equals_the_dense_one(
 
 @every_divergence
 def test_sparse_signal_never_exceeds_the_dense_one_and_grows_with_k(loss: Loss) -> None:
-    for seed, temperature in itertools.product(range(5), TEMPERATURES[1:]):
+    for seed, temperature in itertools.product(range(5), TEMPERATURES):
         student, teacher, labels = rows(4, seed=seed, spread=3)
         tempered = at(loss, temperature)
         found = [
@@ -251,7 +251,8 @@ def test_sparse_signal_never_exceeds_the_dense_one_and_grows_with_k(loss: Loss) 
             for k in (1, 2, 8, VOCABULARY - 1)
         ] + [value(tempered, student, Dense(teacher), labels)]
         for coarse, fine in itertools.pairwise(found):
-            assert coarse <= fine * (1 + 1e-9) + 1e-12
+            # Reverse needs log(tail), and a tail near 0, being a difference, has few digits.
+            assert coarse <= fine * (1 + 1e-6) + 1e-12
 
 
 @every_divergence

@@ -172,6 +172,24 @@ def test_certain_teacher_does_not_rule_its_whole_tail_out() -> None:
     assert 0.7 * dense < sparse <= dense
 
 
+def test_kept_probability_rounded_to_one_does_not_rule_the_tail_out_either() -> None:
+    rounded = TopK(torch.tensor([[0]]), torch.zeros(1, 1), torch.zeros(1, 1), (1.0,))
+    teacher, student = torch.tensor([[17.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    labels = torch.tensor([0])
+    sparse = divergence(student, rounded, labels, "reverse")
+    assert 5 < sparse <= divergence(student, teacher, labels, "reverse")
+
+
+def test_token_that_one_model_rules_out_counts_as_a_thousand_nats_below_certainty() -> None:
+    even, one = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, -torch.inf]])
+    labels = torch.tensor([1])
+    expected = 0.5 * math.log(0.5) + 0.5 * (math.log(0.5) + 1000)
+    assert divergence(one, even, labels).item() == pytest.approx(expected)
+    assert divergence(even, one, labels, "reverse").item() == pytest.approx(expected)
+    assert divergence(even, one, labels).item() == pytest.approx(math.log(2))
+    assert cross_entropy(one, labels).item() == 1000
+
+
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("k", [None, 8])
 def test_bfloat16_logits_are_computed_in_float32(direction: Any, k: int | None) -> None:

@@ -210,13 +210,21 @@ def test_a_key_that_is_not_text_is_refused(tmp_path: Path):
         "name: " + "[" * 3000 + "]" * 3000,
         "name: " + "[" * 60 + "]" * 60,
         "name: " + "9" * 6000,
-        "a: &a [x,x,x,x,x,x,x,x,x]\n"
-        + "\n".join(f"{n}: &{n} [{','.join([f'*{p}'] * 9)}]" for p, n in zip("abcdefg", "bcdefgh")),
         "name: " + "x" * 2_000_000,
     ],
 )
 def test_text_that_is_no_recipe_is_refused_in_one_line(tmp_path: Path, text: str):
     assert refusal(tmp_path, text).startswith("r.yaml")
+
+
+def test_aliases_that_grow_without_bound_are_refused_before_they_are_written_out(tmp_path: Path):
+    levels = [f"    a{n + 1}: &a{n + 1} [{f'*a{n}, ' * 9}]" for n in range(9)]
+    bomb = "\n".join([TEXT + "arms:\n  x:\n    a0: &a0 [x]", *levels])
+    assert "too many values, or nested too deeply" in refusal(tmp_path, bomb)
+    merges = [f"    a{n + 1}: &a{n + 1} {{<<: [{f'*a{n}, ' * 9}]}}" for n in range(9)]
+    bomb = "\n".join([TEXT + "arms:\n  x:\n    a0: &a0 {k: v}", *merges])
+    assert "too many values, or nested too deeply" in refusal(tmp_path, bomb)
+    assert "contains itself" in refusal(tmp_path, TEXT + "arms: &a {x: *a}\n")
 
 
 def test_anchors_and_merges_within_reason_are_read(tmp_path: Path):

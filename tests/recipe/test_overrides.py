@@ -94,9 +94,10 @@ def test_a_wrong_override_is_named_in_place_of_a_line(tmp_path: Path, override: 
 
 
 def test_an_override_of_one_field_leaves_lines_to_the_others(tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    path.write_text(TEXT.replace("qwen2_vl}}", "qwen2_vl}, fine_tune: 3}", 1))
     with pytest.raises(UsageError, match=r"r\.yaml:3: teacher\.fine_tune") as caught:
-        (tmp_path / "r.yaml").write_text(TEXT.replace("qwen2_vl}}", "qwen2_vl}, fine_tune: 3}", 1))
-        load_recipe(tmp_path / "r.yaml", ["name=other"])
+        load_recipe(path, ["name=other"])
     assert "must be a mapping" in str(caught.value)
 
 

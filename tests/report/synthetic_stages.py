@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from limbeck.data.samples import write_samples
+from limbeck.data.statistics import describe
 from limbeck.records import ImageFile, Sample
 from limbeck.report.write import ReportInputs, ReportModel
 
@@ -140,14 +141,9 @@ def _write_data(
             )
         )
     write_samples(folder, made)
-    statistics = {
-        "source": "screens",
-        "licence": "synthetic",
-        "splits": {"train": 300, "test": number},
-        "reference_words": {"mean": 10.2, "median": 10.0, "p95": 12.0},
-    }
-    _json(folder / "statistics.json", statistics)
-    _jsonl(folder / "quarantine.jsonl", [{"id": "x", "reason": "image is truncated"}] * 2)
+    quarantine = [{"id": "x", "where": "a.jsonl:3", "reason": "image is truncated"}] * 2
+    _json(folder / "statistics.json", describe(made, quarantine, licence="CC-BY-4.0"))
+    _jsonl(folder / "quarantine.jsonl", quarantine)
     return made
 
 
@@ -335,6 +331,9 @@ def _write_benchmark(folder: Path, arm: str) -> None:
         add(regime, "throughput_samples_per_second", 24 / scale, "samples/s")
         memory = 431.0 if big else 402.0
         add(regime, "peak_memory_mib", memory, "MiB", memory_kind="process RSS")
+        own = {"memory_kind": "process RSS"}
+        add(regime, "model_peak_memory_mib", memory - 391, "MiB", **own)
+        add(regime, "new_tokens_mean", 14.2, "tokens/sample")
     add("load", "load_seconds", 0.41 * scale, "s")
     result = {
         "measurements": found,
@@ -350,7 +349,7 @@ def _write_benchmark(folder: Path, arm: str) -> None:
         "runtime": "transformers 5.23.0, sdpa",
         "parameters": 1_570_000 if big else 376_000,
         "disk_bytes": 6_310_000 if big else 1_540_000,
-        "images": 16,
+        "other_busy_cores": 0.1,
     }
     _json(folder / "results.json", result)
 

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,30 @@ def machine(device: str, *, threads: int | None = None) -> dict[str, Any]:
         "device": _device(device),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+class OtherWork:
+    """How many cores were busy with something else than this process since it was made."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    def cores(self) -> float:
+        """Mean over the time since then; near 0 on an idle machine."""
+        busy, own, clock = (
+            now - before for now, before in zip(self._now(), self._before, strict=True)
+        )
+        return max(0.0, (busy - own) / clock) if clock > 0 else 0.0
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        import psutil
+
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        # Linux counts guests twice: as such, and within user and nice.
+        counted = {k: v for k, v in times._asdict().items() if not k.startswith("guest")}
+        idle = counted.get("idle", 0.0) + counted.get("iowait", 0.0)
+        return sum(counted.values()) - idle, own.user + own.system, time.monotonic()
 
 
 def _processor() -> str:

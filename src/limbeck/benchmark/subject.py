@@ -72,7 +72,7 @@ class Subject:
             torch.mps.synchronize()
 
     def describe(self) -> dict[str, Any]:
-        """Precision, runtime, parameters (counted) and size on disk."""
+        """Precision, runtime and parameters (counted)."""
         import torch
         import transformers
 
@@ -86,7 +86,6 @@ class Subject:
             "runtime": f"transformers {transformers.__version__}, torch {torch.__version__}, "
             f"attention {attention}",
             "parameters": base.num_parameters(),
-            "disk_bytes": disk_bytes(section),
         }
 
     @property

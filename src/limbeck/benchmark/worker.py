@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.benchmark.batches import full_batches
-from limbeck.benchmark.machine import machine
+from limbeck.benchmark.machine import OtherWork, machine
 from limbeck.benchmark.memory import gauge
-from limbeck.benchmark.subject import Subject
+from limbeck.benchmark.subject import Subject, disk_bytes
 from limbeck.benchmark.timing import (
     MemoryGauge,
     Window,
@@ -40,12 +40,14 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     settings = Benchmark.model_validate(spec["settings"])
     samples = [_sample(fields) for fields in spec["samples"]]
     data, device = Path(spec["data"]), str(spec["device"])
+    size = disk_bytes(section)  # also finds out whether the model is there, before torch is loaded
     _set_threads(settings)
     memory = gauge(device)
     _rehearse(section, settings, samples, data, device)
     memory.settle()
     runtime_bytes = memory.current_bytes()
     subject, measurements = _load(section, data, device, memory, runtime_bytes)
+    other = OtherWork()
     for regime, batch_size, limits in regimes(settings):
         with _memory_errors(regime, device):
             window = measure(
@@ -70,18 +72,21 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
             for peak in window.peaks
             if peak.kind == memory.kind
         ]
+    other_cores = other.cores()
     encoded = subject.encode(samples)
     return {
         "measurements": measurements,
         "machine": machine(device, threads=_threads()),
+        "other_busy_cores": round(other_cores, 2),
         **subject.describe(),
+        "disk_bytes": size,
         "memory_kind": memory.kind,
         "memory_method": memory.method,
         "samples": len(samples),
         "prompt_tokens_mean": sum(len(item.input_ids_L) for item in encoded) / len(encoded),
         "visual_tokens_mean": sum(item.visual_tokens for item in encoded) / len(encoded),
         "seed": spec["seed"],
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"models"}),
     }
 
 

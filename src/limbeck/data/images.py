@@ -47,6 +47,8 @@ _DISGUISES = (
     (b"version https://git-lfs", "is a Git LFS pointer", "run git lfs pull"),
 )
 
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\x00", b"MM\x00*", b"BM")
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -123,7 +125,10 @@ def fit_pixels(image: Image, min_pixels: int | None, max_pixels: int | None) -> 
     if max_pixels is not None and width * height > max_pixels:
         scale = math.sqrt(max_pixels / (width * height))
         width, height = max(1, int(width * scale)), max(1, int(height * scale))
-        width, height = min(width, max_pixels // height), min(height, max_pixels // width)
+        if height == 1:  # a side that cannot shrink further leaves the bound to the other
+            width = min(width, max_pixels)
+        elif width == 1:
+            height = min(height, max_pixels)
     if (width, height) == image.size:
         return image
     return image.resize((width, height), pillow.Resampling.BICUBIC)
@@ -167,6 +172,8 @@ def _check_size(size: tuple[int, int], max_pixels: int, where: str) -> None:
 
 
 def _not_a_picture(data: bytes, where: str) -> DataError:
+    if data.startswith(_BEGINNINGS):
+        return DataError("image cannot be decoded (its header is damaged)", where=where)
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for mark, what, mend in _DISGUISES:
         if start.startswith(mark):

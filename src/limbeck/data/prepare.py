@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +34,10 @@ IMAGES = "images"
 QUARANTINE = "quarantine.jsonl"
 STATISTICS = "statistics.json"
 MAX_ID_CHARACTERS = 300
+MAX_REASON_CHARACTERS = 500
 MAX_DEPTH = 50
+NAME = re.compile(r"[\w.-]{1,100}")
+"""What a split may be called: it goes into file names and tables."""
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +93,9 @@ class _Preparation:
         try:
             sample = self._sample(row, native)
         except DataError as error:
-            reason = " ".join(error.what.split())
-            self.quarantine.append({"id": row.id, "where": row.where, "reason": reason})
+            reason = " ".join(error.what.split())[:MAX_REASON_CHARACTERS]
+            row_id = row.id[:MAX_ID_CHARACTERS]
+            self.quarantine.append({"id": row_id, "where": row.where, "reason": reason})
             return
         if self._full(sample.split):
             return
@@ -127,6 +132,8 @@ class _Preparation:
         if row.error is not None:
             raise DataError(row.error)
         self._check_id(row)
+        if split is not None and not NAME.fullmatch(split):
+            raise DataError("split is not a short name of letters, digits and . _ -")
         metadata = plain(row.metadata)
         messages, found, references = normalise(
             row.messages, row.images, row.references, where=row.where

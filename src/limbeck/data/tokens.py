@@ -228,8 +228,9 @@ class Encoder:
     def _turn_frame(self) -> tuple[str, list[int]]:
         """White space before an answer, and what ends it, as the template has them.
 
-        The end is the first special token that the template writes after an answer, or the
-        tokenizer's end of sequence where it writes none.
+        A space is left out where the tokenizer itself puts one before every text. The end is the
+        first special token that the template writes after an answer, or the tokenizer's end of
+        sequence where it writes none.
         """
         question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
         prefix, after = "", ""
@@ -243,10 +244,12 @@ class Encoder:
             before, found, after = whole.partition(_ANSWER)
             if found:
                 between = before.removeprefix(prompt) if before.startswith(prompt) else ""
-                prefix = between if between.isspace() else ""
+                by_itself = self._ids(before.removesuffix(between)) + self._ids(_ANSWER)
+                if between.isspace() and self._ids(before + _ANSWER) != by_itself:
+                    prefix = between
                 break
         special = set(self.tokenizer.all_special_ids)
-        ids = self.tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
+        ids = self._ids(after) if after else []
         end = next((token for token in ids if token in special), self.tokenizer.eos_token_id)
         if end is None:
             raise UsageError(
@@ -254,6 +257,9 @@ class Encoder:
                 where=str(self.tokenizer.name_or_path),
             )
         return prefix, [end]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def collate(items: Sequence[Encoded], *, pad_id: int, side: str) -> Batch:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limbeck.errors import DataError
-from limbeck.records import Sample
 from limbeck.recipe.component import Component
+from limbeck.records import Sample
 
 Array = NDArray[np.float64]
 

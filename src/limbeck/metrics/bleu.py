@@ -40,17 +40,19 @@ class Bleu(Metric):
     implementation: Literal["coco", "sacrebleu"] = "coco"
 
     @property
-    def signature(self) -> str:  # noqa: D102
+    def signature(self) -> str:
+        """In sacrebleu's form, after the word in the recipe."""
         if self.implementation == "coco":
             return "bleu|nrefs:var|case:lc|eff:no|tok:ptb|smooth:coco"
         return f"bleu|{sacrebleu_signature()}"
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """Counts of both implementations."""
         from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
         split = Tokenizer13a()
@@ -65,12 +67,13 @@ class Bleu(Metric):
         ]
         return np.asarray(rows, dtype=np.float64)
 
-    def aggregate(self, sums: Array, n: int) -> Array:  # noqa: D102
+    def aggregate(self, sums: Array, n: int) -> Array:
+        """BLEU of the chosen implementation."""
         if self.implementation == "coco":
             return _coco(sums[..., :_COLUMNS])[..., ORDER - 1]
         return _exponentially_smoothed(sums[..., _COLUMNS:])
 
-    def details(self, sums_d: Array, n: int) -> dict[str, float | str]:  # noqa: D102
+    def details(self, sums_d: Array, n: int) -> dict[str, float | str]:
         """BLEU-1 to BLEU-4 on caption tokens (0-1), and sacrebleu's BLEU (0-100)."""
         cumulative = _coco(sums_d[:_COLUMNS])
         found: dict[str, float | str] = {

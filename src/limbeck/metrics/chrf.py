@@ -36,12 +36,13 @@ class Chrf(Metric):
         options = f"nrefs:var|case:mixed|eff:yes|nc:{self.order}|nw:0|space:no"
         return f"chrF{self.beta}|{options}|version:{sacrebleu.__version__}"
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """Counts against the best reference."""
         best: list[Array] = []
         for text, own in zip(predictions, references, strict=True):
             prediction = "".join(text.split())
@@ -50,7 +51,8 @@ class Chrf(Metric):
             best.append(stacked[int(self.aggregate(stacked, 1).argmax())])
         return np.stack(best)
 
-    def aggregate(self, sums: Array, n: int) -> Array:  # noqa: D102
+    def aggregate(self, sums: Array, n: int) -> Array:
+        """chrF of summed counts."""
         ours, theirs, common = np.moveaxis(sums.reshape(*sums.shape[:-1], self.order, 3), -1, 0)
         counted = (ours > 0) & (theirs > 0)
         orders = np.maximum(counted.sum(axis=-1), 1)

@@ -46,12 +46,13 @@ class ElementF1(Metric):
         """Whether the reference lists any element."""
         return any(_reference_sets(references, sample))
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """F1, precision and recall of each sample."""
         rows: list[tuple[float, float, float]] = []
         for index, (text, own) in enumerate(zip(predictions, references, strict=True)):
             elements = listed_elements(text)
@@ -59,7 +60,8 @@ class ElementF1(Metric):
             rows.append(max((_scores(elements, other) for other in sets), default=(0.0, 0.0, 0.0)))
         return np.asarray(rows, dtype=np.float64)
 
-    def details(self, sums_d: Array, n: int) -> dict[str, float | str]:  # noqa: D102
+    def details(self, sums_d: Array, n: int) -> dict[str, float | str]:
+        """Mean precision and recall."""
         return {"precision": float(sums_d[1]) / n, "recall": float(sums_d[2]) / n}
 
 

@@ -22,12 +22,13 @@ class ExactMatch(Metric):
     kind: Literal["exact_match"] = "exact_match"
     normalise: bool = True
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """1 or 0 for each sample."""
         return column(
             [
                 float(self._form(text) in {self._form(reference) for reference in own})

@@ -25,12 +25,13 @@ class LengthRatio(Metric):
 
     kind: Literal["length_ratio"] = "length_ratio"
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """Words of the prediction, of the references, and whether it is empty."""
         rows: list[tuple[float, float, float]] = []
         for text, own in zip(predictions, references, strict=True):
             words = len(text.split())

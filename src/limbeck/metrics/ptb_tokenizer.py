@@ -2,7 +2,8 @@
 
 CIDEr-D, BLEU and ROUGE-L numbers of captioning papers are computed on tokens in the style of the
 Penn Treebank (Stanford's PTBTokenizer 3.4.1, lower-cased) from which punctuation was dropped. This
-module gives the same tokens; the rules were found by comparing outputs, and the quirks stay:
+module gives the same tokens on captions and ordinary prose; odd addresses, faces and symbol soup
+can differ. The quirks stay:
 
 - brackets survive as the words `-lrb-`, `-rrb-` and so on, since they are looked for in upper case;
 - so do runs such as `!!` and `?!`, and abbreviations keep their full stop (`st.`, `u.s.`);
@@ -19,9 +20,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
-
-IDENTIFIER = "ptb"
-"""Name of this tokenizer in signatures."""
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -45,7 +43,7 @@ _SENTENCE_STARTS = """
     What When While Yet You"""
 
 _SPLIT_AFTER = {"cannot": 3, "gonna": 3, "gotta": 3, "wanna": 3, "lemme": 3, "gimme": 3}
-_SPLIT_AFTER |= {"more'n": 4, "'tis": 2, "'twas": 2}
+_SPLIT_AFTER.update({"more'n": 4, "'tis": 2, "'twas": 2})
 
 _RENAMED = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
@@ -133,7 +131,6 @@ _URL = r'[^ \x00"<>|(){}]{0,2000}[^ \x00"<>|(){}.,;:!?\'-]'
 _WORD = rf"{_LETTER}{_ALNUM}*(?:[.!?]{_LETTER}{_ALNUM}*)*"
 _MAIL = r'[^ \x00"<>|(){}.]{1,200}'
 _SLASHED = rf"{_ALNUM}+(?:-{_LETTER}+){{0,2}}"
-
 _APOSTROPHE = "['\u2019]"
 
 # Where two rules fit, the earlier one wins; they are in the order that gives the longest token.
@@ -143,10 +140,10 @@ _TOKEN = re.compile(
     (?P<dropped> [ \x00"`\u2018\u2014\u2026\u2010\xad]+ | --+ | ''+ | \.(?![0-9]) | [,:;](?=[ ]) )
   | (?P<quotes> [\u201c\u201d]+ )
   | (?P<spaced>
-        </?[A-Za-z][\w:.-]{{0,99}}(?:[ ][^<>]{{0,999}})?/?> | <[!?][A-Za-z-][^>]{{0,999}}>
-      | [0-9]{{1,4}}[ -][0-9]{{1,4}}/[0-9]{{1,4}}(?![0-9/]) | (?:[0-9]{{1,4}}[ ]?)?\u00bd
-      | \([0-9]{{2,3}}\)[ ]?[0-9]{{3,4}}[- ]?[0-9]{{3,5}}{_END}
-      | \+[0-9]{{1,2}}[ -](?:[0-9]{{2,4}}[ -]){{1,2}}[0-9]{{3,5}}
+        </?[A-Za-z][\w:.-]{{0,99}}(?:[ ][^<>]{{0,999}})?/?> | <[!?][A-Za-z-][^>]{{0,999}}>  # tags
+      | [0-9]{{1,4}}[ -][0-9]{{1,4}}/[0-9]{{1,4}}(?![0-9/]) | \u00bd  # 22 3/4, ½
+      | (?:\+[0-9]{{2,3}}[ ])?(?:\([0-9]{{2,3}}\)[ ]?|[0-9]{{2,4}}[ -])
+        [0-9]{{3,4}}[ -][0-9]{{3,5}}  # telephone
     )
   | (?P<split> (?i:cannot|gonna|gotta|wanna|lemme|gimme)(?![A-Za-z0-9Éé/-]|{_APOSTROPHE}[A-Za-zÉé])
       | (?i:more'n|'tis|'twas){_END} )
@@ -155,26 +152,27 @@ _TOKEN = re.compile(
         https?://{_URL}
       | [A-Za-z0-9][^ "<>|(){{}}\x00@]{{0,99}}@(?:{_MAIL}\.){{0,9}}{_MAIL}
       | (?:[A-Za-z0-9][A-Za-z0-9-]{{0,99}}\.){{1,9}}(?:com|net|org|edu)(?:/{_URL})?{_END}
-      | \#[A-Za-z]+ | @[A-Za-z_]\w*
-      | {_LETTER}+?(?<![nN])(?=(?i:n{_APOSTROPHE}t){_END})
-      | {_APOSTROPHE}(?i:em|till?|cause) | {_APOSTROPHE}(?i:n{_APOSTROPHE}?|[2-9]0s){_END}
+      | \#[A-Za-z]+ | @[A-Za-z_]\w*  # #this @that
+      | {_LETTER}+?(?<![nN])(?=(?i:n{_APOSTROPHE}t){_END})  # do|n't
+      | {_APOSTROPHE}(?i:em|till?|cause|n{_APOSTROPHE})  # 'em
+      | {_APOSTROPHE}(?i:n|[2-9]0s){_END}  # '80s
       | '[0-9]{{2}}(?=[ ]|\Z)
-      | (?:[A-HJ-XZnold]){_APOSTROPHE}{_LETTER}{{2,}}
-      | (?i:ol|d|l|j|y(?={_APOSTROPHE}[A-Za-z])){_APOSTROPHE}
+      | (?:[A-HJ-XZnold]){_APOSTROPHE}{_LETTER}{{2,}}  # o'clock
+      | (?i:ol|d|l|j|y(?={_APOSTROPHE}[A-Za-z])){_APOSTROPHE}  # ol' y'|all
       | {_LETTER}+[aeiouyAEIOUY]{_APOSTROPHE}[aeiouA-Z]{_LETTER}*
-      | {_SLASHED}(?:/{_SLASHED}){{1,2}}
-      | [A-Za-z0-9][A-Za-z0-9-]*(?:_[A-Za-z0-9-]+)+
-      | {_ALNUM}[A-Za-z0-9Éé\xad.,]{{0,200}}(?:{_HYPHEN}{_ALNUM}+)+(?:\.(?=[,;:]))?
-      | (?:(?:[A-Za-zÉé]\.){{2,}} | (?i:ph\.?d)\. | (?:(?i:{_any_of(_ABBREVIATIONS)})
+      | {_SLASHED}(?:/{_SLASHED}){{1,2}}  # and/or
+      | [A-Za-z0-9][A-Za-z0-9-]*(?:_[A-Za-z0-9-]+)+  # file_name
+      | {_ALNUM}[A-Za-z0-9Éé\xad.,]{{0,200}}(?:{_HYPHEN}{_ALNUM}+)+(?:\.(?=[,;:]))?  # t-shirt
+      | (?:(?:[A-Za-zÉé]\.){{2,}} | (?i:ph\.d)\. | (?:(?i:{_any_of(_ABBREVIATIONS)})
           |{_any_of(_CAPITALS)})\.  | (?i:{_any_of(_NUMBER_ABBREVIATIONS)})\.(?=[ ]*[0-9]) )
         (?!{_LETTER})
-      | [A-Za-zÉé]\.(?!{_LETTER})(?![ ]+(?:{_any_of(_STARTS)}){_END})
-      | [A-Z]+(?:[&+][A-Z]+)+ | [A-Z]+\$ | [A-Za-z]\+\+ | [CcFf]\#
-      | {_WORD}(?:\.(?=[,;:]))?
-      | [+-]?(?:[0-9]+(?:[.,:][0-9]+)+ | (?:[.,:][0-9]+)+)
+      | [A-Za-zÉé]\.(?!{_LETTER})(?![ ]+(?:{_any_of(_STARTS)}){_END})  # a single letter
+      | [A-Z]+(?:[&+][A-Z]+)+ | [A-Z]+\$ | [A-Za-z]\+\+ | [CcFf]\#  # R&B US$ C++ C#
+      | {_WORD}(?:\.(?=[,;:]))?  # a full stop stays before , ; :
+      | [+-]?(?:[0-9]+(?:[.,:][0-9]+)+ | (?:[.,:][0-9]+)+)  # 12:43 1,000
       | (?:[+-][0-9]+ | {_ALNUM}+)(?:\.(?=[,;:]))?
       | [?!]{{2,}} | \*{{2,}} | _{{2,}} | \#{{2,}} | @{{2,}} | << | >>
-      | [<>]?[:;=]['o*-]?[()DPdp\\{{@|\[\]]{_END} | \^_+\^
+      | [<>]?[:;=]['o*-]?[()DPdp\\{{@|\[\]]{_END} | \^_+\^  # faces
     )
   | (?P<single> &(?:amp|lt|gt);|&(?:quot|apos|nbsp|mdash);|.)
 """,

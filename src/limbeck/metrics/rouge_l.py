@@ -29,12 +29,13 @@ class RougeL(Metric):
     beta: float = Field(1.2, gt=0, description="above 1 recall counts for more")
     tokenizer: Literal["ptb"] = "ptb"
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """F of each sample."""
         return column(
             [self._score(text, own) for text, own in zip(predictions, references, strict=True)]
         )

@@ -22,12 +22,13 @@ class TokenF1(Metric):
 
     kind: Literal["token_f1"] = "token_f1"
 
-    def statistics(  # noqa: D102
+    def statistics(
         self,
         predictions: Sequence[str],
         references: Sequence[Sequence[str]],
         samples: Sequence[Sample] | None = None,
     ) -> Array:
+        """F1 of each sample."""
         scores: list[float] = []
         for text, own in zip(predictions, references, strict=True):
             words = normalised_words(text)

@@ -82,7 +82,7 @@ def _train_all_but(loaded: LoadedModel, base: Any, freeze: Sequence[PartName]) -
 
 
 def _with_adapter(loaded: LoadedModel, base: Any, adapter: Adapter) -> Any:
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     configuration = LoraConfig(
         r=adapter.rank,
@@ -91,6 +91,13 @@ def _with_adapter(loaded: LoadedModel, base: Any, adapter: Adapter) -> Any:
         use_dora=adapter.kind == "dora",
         target_modules=_linear_layers(loaded, base, adapter),
     )
+    return attach_adapter(base, configuration)
+
+
+def attach_adapter(base: Any, configuration: Any) -> Any:
+    """The model wrapped with fresh adapters as a peft configuration says."""
+    from peft import get_peft_model
+
     with warnings.catch_warnings():  # peft asks for an attribute that transformers has renamed
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         return get_peft_model(base, configuration)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.tokens import Batch, Encoded, Encoder
-from limbeck.errors import MemoryExhaustedError, UsageError
+from limbeck.errors import LimbeckError, MemoryExhaustedError, UsageError
 from limbeck.models.family import Family, family_named
 from limbeck.models.generation import Generated, generate
 from limbeck.models.saving import save_model
@@ -132,7 +132,7 @@ def load_model(section: ModelSection, *, device: str) -> LoadedModel:
             extra package.
         MemoryExhaustedError: the device's memory does not hold the model.
     """
-    import torch
+    from safetensors import SafetensorError
     from transformers import AutoProcessor
     from transformers.utils import logging
 
@@ -144,13 +144,17 @@ def load_model(section: ModelSection, *, device: str) -> LoadedModel:
         processor = AutoProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=section.trust_remote_code
         )
-    except torch.OutOfMemoryError as error:
-        raise MemoryExhaustedError(
-            f"the memory of {device} does not hold the model",
-            where=section.model,
-            mend="use a smaller model or quantization: nf4",
-        ) from error
-    except (ImportError, OSError, ValueError, KeyError) as error:
+    except LimbeckError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            raise MemoryExhaustedError(
+                f"the memory of {device} does not hold the model",
+                where=section.model,
+                mend="use a smaller model or quantization: nf4",
+            ) from error
+        raise UsageError(f"cannot be loaded ({_first_line(error)})", where=section.model) from error
+    except (ImportError, OSError, ValueError, KeyError, SafetensorError) as error:
         raise UsageError(f"cannot be loaded ({_first_line(error)})", where=section.model) from error
     if getattr(processor, "image_processor", None) is None or not hasattr(processor, "tokenizer"):
         raise UsageError("has no processor for pictures and text", where=section.model)
@@ -163,6 +167,15 @@ def load_model(section: ModelSection, *, device: str) -> LoadedModel:
     )
     family = family_named(model.config.model_type)
     return LoadedModel(model.eval(), processor, encoder, family, section, device)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # Only CUDA has a class for it; these are the words of MPS and of the CPU allocator.
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
 
 
 def _first_line(error: Exception) -> str:

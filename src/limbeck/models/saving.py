@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from limbeck.models.adapt import attach_adapter
 from limbeck.models.source import model_folder
 from limbeck.models.weights import read_weights
 
@@ -29,14 +30,14 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
 
 def _merged(loaded: LoadedModel) -> Any:
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     section = loaded.section
     assert section.model is not None
     source = model_folder(section.model, section.revision)
     base = read_weights(section, source, device="cpu", quantized=False)
     configuration = loaded.model.peft_config["default"]
-    fresh = get_peft_model(base, configuration)
+    fresh = attach_adapter(base, configuration)
     weights = get_peft_model_state_dict(loaded.model)
     set_peft_model_state_dict(fresh, {name: value.cpu() for name, value in weights.items()})
     merged = fresh.merge_and_unload()

@@ -72,6 +72,12 @@ def model_folder(name: str, revision: str | None = None) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _cached(name, revision)
+    if (folder / "adapter_config.json").is_file():
+        raise UsageError(
+            "holds an adapter, not a whole model",
+            where=str(folder),
+            mend="merge the adapter into its base model and give the merged folder",
+        )
     if not (folder / "config.json").is_file():
         raise UsageError(
             "is not a model folder, it has no config.json",
@@ -131,6 +137,9 @@ def _check_weights(folder: Path, name: str) -> None:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = set(_read_json(index).get("weight_map", {}).values())
+        # transformers would follow an index to pickled files.
+        if unsafe := sorted(s for s in shards if Path(str(s)).suffix != ".safetensors"):
+            raise _pickled(folder, unsafe[0])
         if absent := sorted(shard for shard in shards if not (folder / shard).is_file()):
             raise UsageError(
                 f"{len(absent)} of {len(shards)} weight files are missing, the first {absent[0]}",
@@ -143,15 +152,19 @@ def _check_weights(folder: Path, name: str) -> None:
     files = (path for path in folder.iterdir() if path.name not in _NO_WEIGHTS)
     pickled = sorted(path.name for path in files if path.suffix in _PICKLED)
     if pickled:
-        raise UsageError(
-            f"the weights are pickled ({pickled[0]}) and could run code, so they are not loaded",
-            where=str(folder),
-            mend="convert them to safetensors, or choose a revision that has them",
-        )
+        raise _pickled(folder, pickled[0])
     raise UsageError(
         "the model has no weights on this machine",
         where=str(folder),
         mend=f"download it (hf download {name}), or give a folder with model.safetensors",
+    )
+
+
+def _pickled(folder: Path, name: str) -> UsageError:
+    return UsageError(
+        f"the weights are pickled ({name}) and could run code, so they are not loaded",
+        where=str(folder),
+        mend="convert them to safetensors, or choose a revision that has them",
     )
 
 

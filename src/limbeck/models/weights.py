@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +30,40 @@ def read_weights(
     if quantized and section.quantization != "none":
         options["quantization_config"] = _quantization(section)
         options["device_map"] = {"": device}
-    model = AutoModelForImageTextToText.from_pretrained(
+    model, report = AutoModelForImageTextToText.from_pretrained(
         folder,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=section.trust_remote_code,
+        output_loading_info=True,
         **options,
     )
+    if missing := sorted(report["missing_keys"]):
+        raise UsageError(
+            f"weights of {len(missing)} parameters are missing, the first {missing[0]}",
+            where=str(folder),
+            mend="download the model again; it would start from random numbers there",
+        )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes repacks 4-bit weights at the first evaluation on a CPU, and what it
+            # computes with them after that has no gradient.
+            module.support_avx512bf16_for_cpu = False
     return model if "device_map" in options else model.to(device)
 
 
 def _quantization(section: ModelSection) -> Any:
-    import importlib.util
-
     import torch
     from transformers import BitsAndBytesConfig
 
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not _has_bitsandbytes():
         raise UsageError(
             f"quantization: {section.quantization} needs bitsandbytes, which is not installed",
             where="quantization",
             mend='pip install "limbeck[quantization]"',
         )
+    # One line for every product, because activations are in float32 while adapters are trained.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     if section.quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     compute = {"float32": torch.float32, "float16": torch.float16}
@@ -59,3 +73,7 @@ def _quantization(section: ModelSection) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute.get(section.dtype, torch.bfloat16),
     )
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None

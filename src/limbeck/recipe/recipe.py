@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, JsonValue, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
 from limbeck.recipe.component import Component, Section, component_field
@@ -61,7 +61,7 @@ class Recipe(Section):
     evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
     benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
     report: ReportSection = Field(default=ReportSection(), description="the page")
-    arms: dict[ArmName, dict[str, Any]] = Field(
+    arms: dict[ArmName, dict[str, JsonValue]] = Field(
         default={}, description="more students: name -> overrides, each a dotted path and its value"
     )
 

@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import to_json
 
@@ -155,7 +155,8 @@ def _type(annotation: Any) -> str:
         return f"[{', '.join(inner)}]" if fixed else f"list of {inner[0]}"
     if origin is dict:
         return f"mapping of {_type(args[0])} to {_type(args[1])}"
-    names = {str: "text", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+    names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "boolean"}
+    names |= {type(None): "null", JsonValue: "any value"}
     return names.get(annotation, "mapping" if origin is dict else str(annotation.__name__).lower())
 
 

@@ -41,7 +41,8 @@ def recipe_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema(schema_generator=_WithComponents)
     for definition in cast("dict[str, Any]", schema["$defs"]).values():
         chosen_by = [n for n, p in definition.get("properties", {}).items() if "const" in p]
-        definition["required"] = sorted({*definition.get("required", []), *chosen_by})
+        if chosen_by:
+            definition["required"] = sorted({*definition.get("required", []), *chosen_by})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 HIGHER_IS_BETTER = ("decode_tokens_per_second", "throughput_samples_per_second")
 HIGHER_IS_BETTER += ("throughput_tokens_per_second",)
+WITHOUT_DIRECTION = ("new_tokens_mean", "runtime_memory_mib")
+"""Conditions rather than costs: neither more nor less of them is better."""
 SIZES = ("parameters", "disk_bytes")
 CONDITIONS = ("precision", "runtime", "machine")
 NATURAL, FIXED = "natural_length/batch_1", "fixed_length/batch_1"
@@ -56,6 +58,20 @@ def peak_memory(cost: dict[str, Any]) -> dict[str, Any] | None:
     return next((m for m in cost["measurements"] if m["name"] == "peak_memory_mib"), None)
 
 
+def own_memory(cost: dict[str, Any]) -> dict[str, Any] | None:
+    """Of the peak, what is above the runtime without a model; None where that was not measured."""
+    peak = peak_memory(cost)
+    return measured(cost, peak["regime"], f"model_{peak['name']}") if peak else None
+
+
+def answer_lengths(teacher: dict[str, Any], arm: dict[str, Any]) -> tuple[float, float] | None:
+    """Mean new tokens of both in the natural-length regime."""
+    found = [measured(cost, NATURAL, "new_tokens_mean") for cost in (teacher, arm)]
+    if not found[0] or not found[1] or not found[1]["value"]:
+        return None
+    return found[0]["value"], found[1]["value"]
+
+
 def mixed_conditions(teacher: dict[str, Any], arm: dict[str, Any]) -> list[str]:
     """In what the two were not measured alike; empty for a fair pair."""
     return [
@@ -70,7 +86,11 @@ def gains(teacher: dict[str, Any], arm: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: _quotient(teacher[name], arm[name]) for name in SIZES},
         "latency": gain(latency(teacher), latency(arm)),
+        "fixed_latency": gain(
+            measured(teacher, FIXED, "latency_ms"), measured(arm, FIXED, "latency_ms")
+        ),
         "memory": gain(peak_memory(teacher), peak_memory(arm)),
+        "own_memory": gain(own_memory(teacher), own_memory(arm)),
         "measurements": [
             pair
             for one in arm["measurements"]
@@ -86,6 +106,8 @@ def gain(teacher: dict[str, Any] | None, arm: dict[str, Any] | None) -> dict[str
     Different regimes and different kinds of memory are never divided by one another.
     """
     if not teacher or not arm:
+        return None
+    if arm["name"] in WITHOUT_DIRECTION:
         return None
     if any(teacher.get(k) != arm.get(k) for k in ("regime", "name", "unit", "memory_kind")):
         return None

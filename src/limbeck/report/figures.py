@@ -21,10 +21,19 @@ from limbeck.report.format import (
     spread,
     times,
 )
-from limbeck.report.plots import Bar, Line, Point, colours, curves, differences, scatter
+from limbeck.report.plots import (
+    Bar,
+    Line,
+    Point,
+    colours,
+    curves,
+    differences,
+    histogram,
+    scatter,
+)
+from limbeck.report.table import Results
 from limbeck.report.verdict import arm_scores, difference, outcome
 
-Results = Mapping[str, Any]
 PART_COLOURS = 5
 
 
@@ -158,6 +167,18 @@ def loss_plots(results: Results) -> list[tuple[str, Markup, list[tuple[str, str]
         plot = curves(lines, x_label="step", y_label="loss", name=f"Loss of {arm}", about=about)
         plots.append((arm, plot, legend))
     return plots
+
+
+def histograms(results: Results) -> list[tuple[str, Markup]]:
+    """The data's distributions, those that vary."""
+    found = []
+    for name, one in results["data"]["distributions"].items():
+        bins = one["histogram"]
+        if len(bins["counts"]) > 1:
+            about = f"mean {decimal(one['mean'], 1)}, {len(bins['counts'])} bins"
+            plot = histogram(bins["edges"], bins["counts"], x_label=name, name=name, about=about)
+            found.append((name, plot))
+    return found
 
 
 def _quality_card(results: Results, tones: Mapping[str, str]) -> Card:

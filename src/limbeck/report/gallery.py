@@ -19,7 +19,7 @@ from limbeck.errors import DataError
 from limbeck.records import Sample
 from limbeck.report.results import ReportInputs, require_equal_samples
 from limbeck.report.stage_files import clean, read_json, read_jsonl
-from limbeck.report.tables import shortened
+from limbeck.report.table import shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -108,8 +108,8 @@
 
   // Words of `text` that are not in a longest common subsequence with `other`.
   function unshared(text, other) {
-    const [x, y] = [text.split(/(\s+)/), other.split(/\s+/).map((w) => w.toLowerCase())];
-    const words = x.map((w, i) => [w.toLowerCase(), i]).filter(([w]) => w.trim());
+    const [x, y] = [text.split(/(\s+)/), other.split(/\s+/)];
+    const words = x.map((w, i) => [w, i]).filter(([w]) => w.trim());
     if (words.length * y.length > 250000) return null;
     const table = Array.from({ length: words.length + 1 }, () => new Uint16Array(y.length + 1));
     for (let i = words.length - 1; i >= 0; i--) {
@@ -268,11 +268,12 @@
   function changed() {
     clearTimeout(waiting);
     waiting = setTimeout(() => {
+      const before = JSON.stringify({ ...state, marks: "" });
       for (const key of Object.keys(defaults)) {
         if (key === "marks") state.marks = fields.marks.checked ? "1" : "";
         else if (fields[key]) state[key] = fields[key].value;
       }
-      state.page = "1";
+      if (JSON.stringify({ ...state, marks: "" }) !== before) state.page = "1";
       toAddress();
       show();
     }, 120);

@@ -14,11 +14,10 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import figures, tables
-from limbeck.report.format import MISSING, count, data_size, decimal, duration, percent
+from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
-
-Results = Mapping[str, Any]
+from limbeck.report.table import Results
 
 FOLDER = files("limbeck.report")
 _TOGETHER = re.compile(
@@ -53,6 +52,7 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
             memory_plot=figures.trade_off(results, "memory"),
             difference_plot=figures.difference_plot(results),
             loss_plots=figures.loss_plots(results),
+            histograms=figures.histograms(results),
             **_shared(results),
         )
     )
@@ -63,7 +63,7 @@ def markdown_page(results: Results) -> str:
     text = (
         _environment(html=False)
         .get_template("README.md.jinja")
-        .render(results=results, tables=tables.all_tables(results), **_shared(results))
+        .render(results=results, **_shared(results))
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
@@ -87,85 +87,26 @@ def markdown_escaped(value: Any) -> str:
 
 def _shared(results: Results) -> dict[str, Any]:
     data = results["data"]
+    facts = fact_tables.facts_table
     return {
-        "scores": tables.scores_table(results),
-        "seeds": tables.seeds_table(results),
-        "paired": tables.differences_table(results),
-        "savings": tables.savings_table(results),
-        "benchmarks": tables.benchmark_tables(results),
-        "lengths": tables.lengths_table(results),
-        "groups": tables.group_tables(results),
-        "training": training_table(results),
-        "stages": stages_table(results),
-        "machines": machines_table(results),
-        "data_facts": tables.facts_table("data", "Data", data["statistics"]),
-        "quarantine": tables.facts_table(
-            "quarantine", "Put aside", data["quarantine_reasons"], "reason"
-        ),
-        "label_facts": tables.facts_table("labels", "Labels", results["labels"] or {}),
-        "version_facts": tables.facts_table("versions", "Versions", results["versions"], "package"),
+        "scores": score_tables.scores_table(results),
+        "seeds": score_tables.seeds_table(results),
+        "paired": score_tables.differences_table(results),
+        "other_pairs": score_tables.other_differences_table(results),
+        "lengths": score_tables.lengths_table(results),
+        "groups": score_tables.group_tables(results),
+        "savings": cost_tables.savings_table(results),
+        "benchmarks": cost_tables.benchmark_tables(results),
+        "machines": cost_tables.machines_table(results),
+        "training": fact_tables.training_table(results),
+        "stages": fact_tables.stages_table(results),
+        "data_facts": facts("data", "Counts", data["facts"]),
+        "distributions": fact_tables.distributions_table(data["distributions"]),
+        "quarantine": facts("quarantine", "Put aside", data["quarantined"]["reasons"], "reason"),
+        "label_facts": facts("labels", "Labels", results["labels"] or {}),
+        "version_facts": facts("versions", "Versions", results["versions"], "package"),
         "recipe_yaml": yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True),
     }
-
-
-def training_table(results: Results) -> tables.Table:
-    """Steps, time and final loss of every trained model."""
-    rows = []
-    for model, found in results["training"].items():
-        curve = found["curve"]
-        speeds = [value for value in curve["tokens_per_second"] if value is not None]
-        loss = next((value for value in reversed(curve["loss"]) if value is not None), None)
-        rows.append(
-            (
-                tables.Cell(model),
-                tables.Cell(count(found["steps"])),
-                tables.Cell(duration(found["seconds"])),
-                tables.Cell(count(sum(speeds) / len(speeds)) if speeds else MISSING),
-                tables.Cell(decimal(loss, 4)),
-            )
-        )
-    columns = ("model", "steps", "time", "tokens/s", "last loss")
-    note = "Losses of different arms are different objectives; compare scores, not losses."
-    return tables.Table("training", "Training", columns, tuple(rows), note)
-
-
-def stages_table(results: Results) -> tables.Table:
-    """The stages the report rests on."""
-    timed = any(stage.get("seconds") is not None for stage in results["stages"])
-    rows = []
-    for stage in results["stages"]:
-        cells = [
-            tables.Cell(str(stage.get("kind"))),
-            tables.Cell(str(stage.get("title") or "")),
-            tables.Cell(str(stage.get("fingerprint"))),
-        ]
-        if timed:
-            origin = "from an earlier run" if stage.get("cached") else ""
-            cells.append(tables.Cell(duration(stage.get("seconds")), origin))
-        rows.append(tuple(cells))
-    columns = ("stage", "of", "fingerprint", *(["time"] if timed else []))
-    return tables.Table("stages", "Stages", columns, tuple(rows))
-
-
-def machines_table(results: Results) -> tables.Table:
-    """On what every arm was benchmarked."""
-    rows = []
-    for arm, cost in results["costs"].items():
-        machine = cost.get("machine") or {}
-        memory = machine.get("memory_gib")
-        rows.append(
-            (
-                tables.Cell(arm),
-                tables.Cell(str(machine.get("device", MISSING))),
-                tables.Cell(f"{machine.get('cpu', MISSING)}", f"{machine.get('cores', '?')} cores"),
-                tables.Cell(str(machine.get("threads", MISSING))),
-                tables.Cell(data_size(memory * 1024**3) if memory else MISSING),
-                tables.Cell(str(cost.get("precision"))),
-                tables.Cell(str(cost.get("runtime"))),
-            )
-        )
-    columns = ("arm", "device", "processor", "threads", "memory", "precision", "runtime")
-    return tables.Table("machines", "Where it was measured", columns, tuple(rows))
 
 
 def _environment(*, html: bool) -> jinja2.Environment:

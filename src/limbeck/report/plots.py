@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from limbeck.report.axes import Axis, fitted
+from limbeck.report.format import significant
 
 WIDTH, HEIGHT = 440, 310
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 16, 46
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 16, 46
 LABEL_HEIGHT = 15
 FLATTENED = 2.0
 """A mark that may leave does so when it lies this many times the others' range away from them."""
@@ -91,6 +92,29 @@ def curves(lines: Sequence[Line], *, x_label: str, y_label: str, name: str, abou
     y_label += " (log scale)" if y.log else ""
     drawn = [_curve(line, x, y) for line in lines]
     return _svg(Markup("").join([_frame(x, y, x_label, y_label), *drawn]), name, about)
+
+
+def histogram(
+    edges: Sequence[float], counts: Sequence[int], *, x_label: str, name: str, about: str
+) -> Markup:
+    """Counts in bins, as bars that start at zero."""
+    x = Axis(edges[0], edges[-1], LEFT, WIDTH - RIGHT)
+    y = Axis(0, max(*counts, 1) * 1.05, HEIGHT - BOTTOM, TOP)
+    drawn = [
+        Markup(
+            '<rect class="bin" x="{:g}" y="{:g}" width="{:g}" height="{:g}">'
+            "<title>{}</title></rect>"
+        ).format(
+            x.at(low) + 0.5,
+            y.at(number),
+            max(x.at(high) - x.at(low) - 1, 1),
+            y.at(0) - y.at(number),
+            f"{significant(low)} to {significant(high)}: {number}",
+        )
+        for low, high, number in zip(edges, edges[1:], counts, strict=False)
+    ]
+    frame = _frame(x, y, x_label, "count")
+    return _svg(Markup("").join([frame, *drawn]), name, about)
 
 
 def differences(bars: Sequence[Bar], *, name: str, about: str) -> Markup:
@@ -310,6 +334,3 @@ def colours(arms: Iterable[str]) -> Mapping[str, str]:
         **{arm: f"arm-{arm}" for arm in usual},
         **{arm: f"arm-extra{i % 4}" for i, arm in enumerate(others)},
     }
-
-
-__all__ = ["Bar", "Line", "Point", "colours", "curves", "differences", "escape", "scatter"]

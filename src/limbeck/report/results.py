@@ -5,7 +5,6 @@ The pages are rendered from this value alone, so that a number in them is a numb
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from limbeck.store import versions
 MAX_CURVE_POINTS = 500
 UNFINISHED_SHARE = 0.05
 """Above this share of answers cut by the token limit, the report warns."""
+BUSY_CORES = 0.3
+"""Above this many cores busy with other work during a benchmark, the report warns."""
 
 
 @dataclass(frozen=True)
@@ -147,24 +148,48 @@ def steps_by_arm(
 
 
 def data_of(folder: Path) -> dict[str, Any]:
-    """The data stage: its statistics, and how many rows were put aside for which reason."""
-    path = folder / "quarantine.jsonl"
-    rows = list(read_jsonl(path)) if path.is_file() else []
-    reasons = Counter(str(row.get("reason") or "unknown") for row in rows)
+    """The data stage's statistics: plain counts, distributions, quarantine, warnings."""
+    statistics: dict[str, Any] = read_json(folder / "statistics.json")
+    quarantined = statistics.pop("quarantined")
+    warnings = statistics.pop("warnings")
+    shared = statistics.pop("images_in_several_splits")
+    distributions: dict[str, Any] = {}
+    facts = _without_distributions(statistics, "", distributions)
     return {
-        "statistics": read_json(folder / "statistics.json"),
-        "summary": manifest_of(folder).get("summary", {}),
-        "quarantined": len(rows),
-        "quarantine_reasons": dict(reasons.most_common()),
+        "facts": {**facts, "images_in_several_splits": shared["count"]},
+        "distributions": distributions,
+        "quarantined": quarantined,
+        "warnings": warnings,
     }
+
+
+def _without_distributions(
+    value: dict[str, Any], prefix: str, distributions: dict[str, Any]
+) -> dict[str, Any]:
+    """The plain facts of a nested value; what has quantiles is moved to `distributions`."""
+    facts: dict[str, Any] = {}
+    for key, item in value.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if not isinstance(item, dict):
+            if item is not None:
+                facts[key] = item
+        elif "quantiles" in item:
+            distributions[name] = item
+        elif kept := _without_distributions(item, name, distributions):
+            facts[key] = kept
+    return facts
 
 
 def warnings_of(results: Mapping[str, Any]) -> list[str]:
     """What a reader should know before trusting a number: the evaluation's warnings and ours."""
     scores = results["evaluation"]
-    found = [str(text) for text in scores.get("warnings", [])]
+    found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
+    for model, measured in results["benchmark"].items():
+        busy = measured.get("other_busy_cores") or 0.0
+        if busy > BUSY_CORES:
+            found.append(f"other work kept {busy:.1f} cores busy while {model} was benchmarked")
     for model in scores["models"]:
         finished = (model.get("lengths") or {}).get("finished_share")
         if finished is not None and 1 - finished > UNFINISHED_SHARE:

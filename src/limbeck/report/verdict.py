@@ -8,9 +8,10 @@ to be so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from limbeck.errors import UsageError
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -27,6 +28,9 @@ Outcome = Literal["better", "worse", "tie", "not_measured"]
 
 NEAR_ONE = 0.05
 """Costs within this share of one another are called about the same."""
+
+SIMILAR_LENGTH = 0.1
+"""Answers whose lengths differ by more than this share make latency partly a matter of length."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,19 @@ def verdict(
 
 
 def headline_metric(scores: Mapping[str, Any], headline: str | None) -> dict[str, Any] | None:
-    """The metric of the verdict: the recipe's, else the first; None where nothing was scored."""
-    wanted = [m for m in scores["metrics"] if m["kind"] == headline] or scores["metrics"]
+    """The metric of the verdict: the recipe's, else the first; None where nothing was scored.
+
+    Raises:
+        UsageError: the recipe's headline is not among the scored metrics.
+    """
+    metrics = scores["metrics"]
+    wanted = [m for m in metrics if headline in (None, m["kind"])]
+    if metrics and not wanted:
+        raise UsageError(
+            f"{headline!r} was not scored",
+            where="report.headline",
+            mend=f"scored metrics: {', '.join(m['kind'] for m in metrics)}",
+        )
     return wanted[0] if wanted else None
 
 
@@ -109,6 +124,8 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
         return "tie", "the interval of the difference includes 0"
     above = found["low"] > 0
     seeds = found.get("per_seed") or []
+    if not seeds:
+        return "tie", "the two share no seed, so that chance in training is not told apart"
     agreeing = [
         s for s in seeds if s["value"] is not None and s["value"] * (1 if above else -1) > 0
     ]
@@ -218,14 +235,40 @@ def _savings(costs: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
             Claim(key, "not_measured", f"{noun} not measured", f"{noun}: not measured.", why)
             for key, noun in (("size", "Size"), ("latency", "Latency"), ("memory", "Memory"))
         ]
-    gained = costs_of.gains(dict(costs["teacher"]), dict(costs["student"]))
+    teacher, student = dict(costs["teacher"]), dict(costs["student"])
+    gained = costs_of.gains(teacher, student)
     mixed = " (mixed pair)" if gained["mixed"] else ""
-    why = "; ".join(gained["mixed"])
-    return [
-        _size(gained["parameters"]),
-        _saving("latency", gained["latency"], ("lower", "higher"), "latency", mixed, why),
-        _saving("memory", gained["memory"], ("less", "more"), "memory", mixed, why),
-    ]
+    speed, memory = (
+        _saving(key, gained[key], words, mixed, "; ".join(gained["mixed"]))
+        for key, words in (("latency", ("lower", "higher")), ("memory", ("less", "more")))
+    )
+    aside = {
+        "latency": _other_regime(gained["latency"], gained["fixed_latency"]),
+        "memory": _own_memory(gained["own_memory"]),
+    }
+    speed, memory = (
+        replace(one, statement=one.statement + aside[one.key]) for one in (speed, memory)
+    )
+    lengths = costs_of.answer_lengths(teacher, student)
+    if lengths and abs(lengths[0] / lengths[1] - 1) > SIMILAR_LENGTH:
+        text = f"answers have {decimal(lengths[1], 1)} tokens against {decimal(lengths[0], 1)}"
+        speed = replace(speed, why="; ".join(filter(None, [speed.why, text])))
+    return [_size(gained["parameters"]), speed, memory]
+
+
+def _other_regime(shown: Mapping[str, Any] | None, fixed: Mapping[str, Any] | None) -> str:
+    """The speed-up per token, beside the one a user feels."""
+    if not shown or not fixed or shown["regime"] == fixed["regime"]:
+        return ""
+    return f" At equal answer length: {times(fixed['gain'])} the speed."
+
+
+def _own_memory(found: Mapping[str, Any] | None) -> str:
+    """What of the memory is the model's own, where the runtime's share was measured."""
+    if not found:
+        return ""
+    values = [quantity(found[who], found["unit"]) for who in ("arm", "teacher")]
+    return f" Without the bare runtime: {values[0]} against {values[1]}."
 
 
 def _size(ratio: float | None) -> Claim:
@@ -240,16 +283,17 @@ def _size(ratio: float | None) -> Claim:
 
 
 def _saving(
-    key: str,
-    found: Mapping[str, Any] | None,
-    words: tuple[str, str],
-    noun: str,
-    mixed: str,
-    why: str,
+    noun: str, found: Mapping[str, Any] | None, words: tuple[str, str], mixed: str, why: str
 ) -> Claim:
     if found is None:
         reason = "not measured for both in the same way"
-        return Claim(key, "not_measured", f"{noun} not compared", f"{noun}: not compared.", reason)
+        return Claim(
+            noun,
+            "not_measured",
+            f"{noun} not compared",
+            f"{noun.capitalize()}: not compared.",
+            reason,
+        )
     ratio = found["gain"]
     kind = f" ({found['memory_kind']})" if found["memory_kind"] else ""
     values = f"{quantity(found['arm'], found['unit'])} against " + quantity(
@@ -264,7 +308,7 @@ def _saving(
     statement = f"{clause[0].upper()}{clause[1:]}: {values}, {condition(found['regime'])}."
     if found["spreads_overlap"] and judged != "tie":
         why = "; ".join(filter(None, [why, "the spreads of the two overlap"]))
-    return Claim(key, judged, clause, statement, why)
+    return Claim(noun, judged, clause, statement, why)
 
 
 def _basis(scores: Mapping[str, Any]) -> str:

@@ -66,8 +66,6 @@ def shard_bytes(
     arrays: dict[str, NDArray[Any]],
 ) -> bytes:
     """The content of a shard file."""
-    from safetensors.numpy import save
-
     metadata = {
         "format": FORMAT,
         "key": canonical_json(key),
@@ -75,7 +73,7 @@ def shard_bytes(
         "sample_keys": canonical_json(sample_keys),
         "sha256": _UNSIGNED,
     }
-    unsigned = save(arrays, metadata)
+    unsigned = _safetensors(arrays, metadata)
     sha256 = hashlib.sha256(unsigned).hexdigest()
     return unsigned.replace(_sha256_entry(_UNSIGNED), _sha256_entry(sha256), 1)
 
@@ -133,6 +131,22 @@ def open_shard(path: Path) -> Shard:
         array("answer_ids"),
         array("offsets"),
     )
+
+
+def _safetensors(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; the library's own writer orders metadata at random, so bytes differ."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    parts: list[bytes] = []
+    end = 0
+    # The widest type first, so that every array starts at a multiple of its item size.
+    for name, array in sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])):
+        dtype = next(word for word, code in _TYPES.items() if array.dtype == np.dtype(code))
+        parts.append(np.ascontiguousarray(array, _TYPES[dtype]).tobytes())
+        start, end = end, end + len(parts[-1])
+        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [start, end]}
+    text = canonical_json(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
 
 
 def _sha256_entry(sha256: str) -> bytes:

@@ -1,7 +1,4 @@
-"""The k most probable tokens of each row, exact at every temperature that is asked for.
-
-Made here; `SignalWriter` and `SignalReader` are the two ends of their cache on disk.
-"""
+"""The k most probable tokens of each row, exact at every temperature that is asked for."""
 
 from __future__ import annotations
 
@@ -10,13 +7,9 @@ from typing import TYPE_CHECKING
 
 from limbeck.errors import TeacherError, UsageError
 from limbeck.records import TopK
-from limbeck.signals.reader import SignalReader
-from limbeck.signals.writer import SignalWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-__all__ = ["SignalReader", "SignalWriter", "collate", "from_logits"]
 
 ROWS_AT_ONCE = 128
 """Rows whose float32 copies exist at one time."""
@@ -51,7 +44,7 @@ def from_logits(logits_NV: Tensor, k: int, temperatures: Sequence[float]) -> Top
         below = exact - best
         # Sums without the best token, for log1p: 1 + sum would round a certain teacher's tail off.
         log_sum = below.exp().scatter(-1, at, 0).sum(-1, keepdim=True).log1p()
-        if not log_sum.isfinite().all():
+        if not (best + log_sum).isfinite().all():
             raise TeacherError(
                 "the teacher's logits are not finite",
                 mend="load it in bfloat16 or float32 instead of float16, or without quantization",

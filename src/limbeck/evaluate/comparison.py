@@ -1,0 +1,145 @@
+"""Arms, their differences and groups of samples, from scored models.
+
+The value of an arm is the mean over its seeds of the metric. Its interval comes from resampling
+samples, the same ones for all seeds; the spread over seeds (standard deviation) is a number apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from limbeck.metrics import Array, Metric, MetricResult
+from limbeck.records import Sample
+
+GROUP_KEYS = ("category", "question_type", "app")
+"""Metadata by which scores are shown apart."""
+
+Arms = dict[str, dict[int | None, str]]
+"""Arm -> seed -> model id."""
+
+Bounds = Callable[[float, Array], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One metric of all models: on which samples, its results, and the values of all resamples."""
+
+    metric: Metric
+    kept: list[int]
+    results: dict[str, MetricResult]
+    resampled: dict[str, Array]
+
+
+def arm_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[str, Any]]:
+    """For each arm the mean over seeds, its interval, and the spread over seeds."""
+    rows: list[dict[str, Any]] = []
+    for arm, models in arms.items():
+        scores: dict[str, Any] = {}
+        for one in scored:
+            if not one.results:
+                continue
+            values = [one.results[name].value for name in models.values()]
+            mean = float(np.mean(values))
+            low, high = bounds(mean, _mean([one.resampled[name] for name in models.values()]))
+            scores[one.metric.key] = {
+                "mean": mean,
+                "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+                "low": low,
+                "high": high,
+                "n": len(one.kept),
+                "per_seed": values,
+            }
+        rows.append({"arm": arm, "seeds": list(models), "scores": scores})
+    return rows
+
+
+def difference_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[str, Any]]:
+    """a - b for every pair of arms and every metric, paired by sample and by seed."""
+    rows: list[dict[str, Any]] = []
+    for one in scored:
+        if not one.results:
+            continue
+        for a, b in combinations(arms, 2):
+            pairs = seed_pairs(arms[a], arms[b])
+            seeds: list[dict[str, Any]] = []
+            for seed, ours, theirs in pairs:
+                value = one.results[ours].value - one.results[theirs].value
+                low, high = bounds(value, one.resampled[ours] - one.resampled[theirs])
+                seeds.append({"seed": seed, "value": value, "low": low, "high": high})
+            if pairs:
+                left, right = [p[1] for p in pairs], [p[2] for p in pairs]
+            else:
+                left, right = list(arms[a].values()), list(arms[b].values())
+            mean = float(
+                np.mean([one.results[name].value for name in left])
+                - np.mean([one.results[name].value for name in right])
+            )
+            resampled = _mean([one.resampled[name] for name in left]) - _mean(
+                [one.resampled[name] for name in right]
+            )
+            low, high = bounds(mean, resampled)
+            rows.append(
+                {
+                    "metric": one.metric.key,
+                    "a": a,
+                    "b": b,
+                    "mean": mean,
+                    "low": low,
+                    "high": high,
+                    "n": len(one.kept),
+                    "per_seed": seeds,
+                }
+            )
+    return rows
+
+
+def seed_pairs(
+    ours: dict[int | None, str], theirs: dict[int | None, str]
+) -> list[tuple[int | None, str, str]]:
+    """Models to compare: of the same seed; an arm without a seed is compared with each.
+
+    Empty when both arms have seeds and none in common: then only the means are compared.
+    """
+    if list(ours) == [None]:
+        return [(seed, ours[None], name) for seed, name in theirs.items()]
+    if list(theirs) == [None]:
+        return [(seed, name, theirs[None]) for seed, name in ours.items()]
+    return [(seed, name, theirs[seed]) for seed, name in ours.items() if seed in theirs]
+
+
+def group_rows(
+    arms: Arms, scored: Sequence[Scored], samples: Sequence[Sample]
+) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+    """Mean over seeds within groups of samples: metadata key -> group -> arm -> metric.
+
+    Document frequencies of CIDEr-D stay those of the whole set.
+    """
+    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for key in GROUP_KEYS:
+        names = [sample.metadata.get(key) for sample in samples]
+        groups = sorted({name for name in names if isinstance(name, str) and name})
+        for group in groups:
+            for one in scored:
+                inside = [place for place, i in enumerate(one.kept) if names[i] == group]
+                if not inside:
+                    continue
+                by_arm = found.setdefault(key, {}).setdefault(group, {})
+                for arm, models in arms.items():
+                    values = [
+                        one.metric.aggregate(
+                            one.results[name].statistics_nd[inside].sum(axis=0), len(inside)
+                        )
+                        for name in models.values()
+                    ]
+                    score = {"value": float(np.mean(values)), "n": len(inside)}
+                    by_arm.setdefault(arm, {})[one.metric.key] = score
+    return found
+
+
+def _mean(values: Sequence[Array]) -> Array:
+    return np.mean(np.stack(values), axis=0)

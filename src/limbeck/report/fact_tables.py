@@ -1,0 +1,101 @@
+"""Tables of facts: data, labels, training, stages and versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from limbeck.report.format import MISSING, count, decimal, duration, significant
+from limbeck.report.table import Cell, Results, Table, shortened
+
+
+def facts_table(key: str, caption: str, facts: Any, first: str = "fact") -> Table:
+    """Any nested value as dotted names and values, at most 80 rows."""
+    flat = list(_flattened(facts, ""))
+    rows = tuple((Cell(name), Cell(text)) for name, text in flat[:80])
+    note = f"{len(flat) - 80} more rows are in results.json." if len(flat) > 80 else ""
+    return Table(key, caption, (first, "value"), rows, note)
+
+
+def distributions_table(distributions: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Mean, median and the middle nine tenths of every counted quantity of the data."""
+    rows = []
+    for name, found in distributions.items():
+        quantiles = found["quantiles"]
+        middle = " to ".join(significant(quantiles.get(q)) for q in ("0.05", "0.95"))
+        rows.append(
+            (
+                Cell(name),
+                Cell(significant(found["mean"])),
+                Cell(significant(quantiles.get("0.5"))),
+                Cell(middle),
+                Cell(" to ".join(significant(quantiles.get(q)) for q in ("0", "1"))),
+            )
+        )
+    columns = ("quantity", "mean", "median", "5 to 95 %", "least to most")
+    return Table("distributions", "Lengths and sizes", columns, tuple(rows))
+
+
+def training_table(results: Results) -> Table:
+    """Steps, time and final loss of every trained model."""
+    rows = []
+    for model, found in results["training"].items():
+        curve = found["curve"]
+        speeds = [value for value in curve["tokens_per_second"] if value is not None]
+        loss = next((value for value in reversed(curve["loss"]) if value is not None), None)
+        rows.append(
+            (
+                Cell(model),
+                Cell(count(found["steps"])),
+                Cell(duration(found["seconds"])),
+                Cell(count(sum(speeds) / len(speeds)) if speeds else MISSING),
+                Cell(decimal(loss, 4)),
+            )
+        )
+    columns = ("model", "steps", "time", "tokens/s", "last loss")
+    note = "Losses of different arms are different objectives; compare scores, not losses."
+    return Table("training", "Training", columns, tuple(rows), note)
+
+
+def stages_table(results: Results) -> Table:
+    """The stages the report rests on."""
+    timed = any(stage.get("seconds") is not None for stage in results["stages"])
+    rows = []
+    for stage in results["stages"]:
+        cells = [
+            Cell(str(stage.get("kind"))),
+            Cell(str(stage.get("title") or "")),
+            Cell(str(stage.get("fingerprint"))),
+        ]
+        if timed:
+            origin = "from an earlier run" if stage.get("cached") else ""
+            cells.append(Cell(duration(stage.get("seconds")), origin))
+        rows.append(tuple(cells))
+    columns = ("stage", "of", "fingerprint", *(["time"] if timed else []))
+    return Table("stages", "Stages", columns, tuple(rows))
+
+
+def _flattened(value: Any, prefix: str) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        found: list[tuple[str, str]] = []
+        for key, item in value.items():
+            name = str(key).replace("_", " ")
+            found += _flattened(item, f"{prefix} · {name}" if prefix else name)
+        return found
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if any(isinstance(item, Mapping | list) for item in value):
+            return [(prefix, f"{len(value)} items")] if len(value) > 6 else _indexed(value, prefix)
+        return [(prefix, shortened(", ".join(_plain(item) for item in value), 200))]
+    return [(prefix, shortened(_plain(value), 200))]
+
+
+def _indexed(values: Sequence[Any], prefix: str) -> list[tuple[str, str]]:
+    return [row for i, item in enumerate(values) for row in _flattened(item, f"{prefix} {i + 1}")]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: MISSING}[value]
+    if isinstance(value, int):
+        return count(value)
+    return significant(value, 4) if isinstance(value, float) else str(value)

@@ -1,0 +1,337 @@
+"""The whole still on a tiny recipe: from data to a report, cached, resumable, honest."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limbeck import pipeline
+from limbeck.errors import DataError, UsageError
+from limbeck.recipe import Recipe, recipe_from
+from limbeck.recipe.loading import set_field
+from limbeck.stages import Stage
+
+TRAINING = {"steps": 3, "samples_per_step": 4, "checkpoint_every": 2, "precision": "fp32"}
+BUILD = {
+    "family": "qwen2_vl",
+    "hidden_size": 32,
+    "layers": 2,
+    "heads": 4,
+    "key_value_heads": 2,
+    "intermediate_size": 48,
+    "vision_hidden_size": 32,
+    "vision_layers": 1,
+    "vision_heads": 2,
+}
+
+
+def tiny_recipe(work: Path, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "work": str(work),
+        "seeds": [0, 1],
+        "data": {"source": "screens", "train": 16, "validation": 2, "test": 6},
+        "teacher": {
+            "backend": "transformers",
+            "build": BUILD,
+            "fine_tune": {"training": {**TRAINING, "steps": 6}},
+        },
+        "student": {"build": {**BUILD, "layers": 1}},
+        "label": {
+            "limit": 8,
+            "top_k": 4,
+            "answers": "gold",
+        },
+        "losses": [{"kind": "cross_entropy", "weight": 0.5}, {"kind": "divergence"}],
+        "training": TRAINING,
+        "evaluate": {
+            "batch_size": 4,
+            "max_new_tokens": 8,
+            "bootstrap": 100,
+            "metrics": ["rouge_l", "element_f1"],
+        },
+        "benchmark": {
+            "models": ["student"],
+            "batch_sizes": [1],
+            "new_tokens": 4,
+            "max_new_tokens": 8,
+            "samples": 2,
+            "repeats": 1,
+            "warmup": 1,
+        },
+    }
+    values = copy.deepcopy(values)
+    for name, value in changes.items():
+        set_field(values, name.replace("__", "."), value, where="test")
+    return recipe_from(values)
+
+
+def kinds(result: pipeline.RunResult, *, cached: bool) -> list[str]:
+    return [row["kind"] for row in result.stages if row["cached"] is cached]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pipeline.RunResult]:
+    work = tmp_path_factory.mktemp("work")
+    return work, pipeline.run(tiny_recipe(work))
+
+
+def test_one_run_makes_every_stage_and_a_report(
+    finished: tuple[Path, pipeline.RunResult],
+) -> None:
+    work, result = finished
+    made = [row["kind"] for row in result.stages]
+    assert made.count("student") == 4, "student and control, two seeds each"
+    assert made.count("predictions") == 7, "teacher, and three arms with two seeds each"
+    assert result.report == work / "runs" / "tiny" / "report" / "index.html"
+    assert result.report.is_file()
+    assert result.verdict
+    results = json.loads((work / "runs" / "tiny" / "results.json").read_text())
+    scores = {row["arm"]: row["scores"] for row in results["evaluation"]["arms"]}
+    assert set(scores) == {"teacher", "student", "baseline", "control"}
+    for arm in scores.values():
+        assert arm["rouge_l"]["low"] <= arm["rouge_l"]["mean"] <= arm["rouge_l"]["high"]
+        assert arm["rouge_l"]["n"] == 6
+
+
+def test_every_stage_on_disk_is_what_product_promises(
+    finished: tuple[Path, pipeline.RunResult],
+) -> None:
+    work, _ = finished
+    promised = {
+        "data": ("samples.parquet", "statistics.json"),
+        "labels": ("labels.parquet", "signals-00000.safetensors"),
+        "student": ("checkpoints", "student", "metrics.jsonl"),
+        "evaluation": ("predictions-teacher.jsonl", "scores.json"),
+        "benchmark": ("results.json",),
+    }
+    for kind, names in promised.items():
+        folders = [f for f in (work / kind).iterdir() if f.is_dir()]
+        assert folders
+        for folder in folders:
+            assert (folder / "MANIFEST.json").is_file()
+            assert all((folder / name).exists() for name in names), folder
+
+
+def test_a_second_run_does_no_work(finished: tuple[Path, pipeline.RunResult]) -> None:
+    work, first = finished
+    again = pipeline.run(tiny_recipe(work))
+    assert kinds(again, cached=False) == []
+    assert [r["fingerprint"] for r in again.stages] == [r["fingerprint"] for r in first.stages]
+
+
+def test_only_what_a_change_touches_is_made_again(
+    finished: tuple[Path, pipeline.RunResult],
+) -> None:
+    work, _ = finished
+    plan = pipeline.build_plan(tiny_recipe(work, losses__1__weight=0.2))
+    todo = [(p.stage.kind, p.stage.title) for p in plan.stages if not p.done]
+    assert ("labels", "train") not in todo, "the teacher is not asked again"
+    assert [t for k, t in todo if k == "student"] == ["student-seed0", "student-seed1"]
+    assert all("control" not in title for _, title in todo)
+
+
+def test_settings_that_change_no_output_change_no_fingerprint(tmp_path: Path) -> None:
+    def prints(**changes: Any) -> list[str]:
+        plan = pipeline.build_plan(tiny_recipe(tmp_path, **changes))
+        return [p.stage.fingerprint for p in plan.stages if p.stage.kind != "report"]
+
+    plain = prints()
+    assert prints(training__checkpoint_every=1) == plain
+    assert prints(training__workers=2) == plain
+    assert prints(training__learning_rate=0.5) != plain
+    assert prints(student__max_pixels=4096) != plain
+
+
+def test_planning_touches_nothing(tmp_path: Path) -> None:
+    plan = pipeline.build_plan(tiny_recipe(tmp_path / "work"))
+    assert plan.problems == []
+    assert not any(p.done for p in plan.stages)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    ("until", "last"), [("data", "data"), ("label", "labels"), ("train", "student")]
+)
+def test_a_stage_command_makes_what_it_needs_and_no_more(
+    tmp_path: Path, until: Any, last: str
+) -> None:
+    plan = pipeline.build_plan(tiny_recipe(tmp_path), until=until)
+    made = [p.stage.kind for p in plan.stages]
+    assert made[-1] == last
+    assert not {"predictions", "benchmark", "report"} & set(made)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the product may catch it."""
+
+
+def kill_in(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the stage's work be cut short the first time, after it has written something."""
+    targets = {
+        "teacher": ("limbeck.training.loop._Loop._update", 4),
+        "labels": ("limbeck.signals.writer.SignalWriter.append", 5),
+        "student": ("limbeck.training.loop._Loop._update", 2),
+        "predictions": ("limbeck.teachers.transformers._Open.generate", 2),
+        "evaluation": ("limbeck.evaluate.stage.write_json", 2),
+    }
+    import importlib
+
+    path, nth = targets[kind]
+    module_name, owner_name, name = _split(path)
+    owner: Any = importlib.import_module(module_name)
+    owner = getattr(owner, owner_name) if owner_name else owner
+    original, calls = getattr(owner, name), 0
+
+    def cut(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise Killed
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, cut)
+    return monkeypatch.undo
+
+
+def _split(path: str) -> tuple[str, str, str]:
+    head, _, name = path.rpartition(".")
+    module, _, owner = head.rpartition(".")
+    return (module, owner, name) if owner.lstrip("_")[:1].isupper() else (head, "", name)
+
+
+SAME = {
+    "teacher": "student/model.safetensors",
+    "labels": "labels.parquet",
+    "student": "student/model.safetensors",
+    "predictions": "predictions.jsonl",
+    "evaluation": "scores.json",
+}
+
+
+@pytest.mark.parametrize("kind", list(SAME))
+def test_a_killed_stage_goes_on_and_ends_in_the_same_result(
+    finished: tuple[Path, pipeline.RunResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    import shutil
+
+    work, result = finished
+    copy = tmp_path / "work"
+    shutil.copytree(work, copy)
+    row = next(r for r in result.stages if r["kind"] == kind)
+    shutil.rmtree(copy / kind / row["fingerprint"])
+    recipe = tiny_recipe(copy)
+    undo = kill_in(kind, monkeypatch)
+    with pytest.raises(Killed):
+        pipeline.run(recipe, until="evaluate")
+    undo()
+    assert not (copy / kind / row["fingerprint"]).exists()
+    again = pipeline.run(recipe, until="evaluate")
+    assert kinds(again, cached=False) == [kind]
+    ours = copy / kind / row["fingerprint"]
+    theirs = work / kind / row["fingerprint"]
+    assert (ours / SAME[kind]).read_bytes() == (theirs / SAME[kind]).read_bytes()
+    if kind == "labels":
+        assert _signals(ours) == _signals(theirs)
+
+
+def _signals(folder: Path) -> dict[str, Any]:
+    from limbeck.signals.reader import SignalReader
+
+    key = json.loads((folder / "signals.json").read_text())["key"]
+    key = {name: value for name, value in key.items() if name not in ("top_k", "temperatures")}
+    reader = SignalReader(folder, key)
+    rows: dict[str, Any] = {}
+    for sample_id in reader.sample_ids:
+        shard, position = reader._place(sample_id)
+        answer = shard.answer_ids_M[shard.rows(position)].tolist()
+        rows[sample_id] = [array.tolist() for array in reader.rows(sample_id, answer)]
+    return rows
+
+
+def test_a_damaged_stage_is_refused_where_it_is_read(
+    finished: tuple[Path, pipeline.RunResult], tmp_path: Path
+) -> None:
+    import shutil
+
+    work, result = finished
+    copy = tmp_path / "work"
+    shutil.copytree(work, copy)
+    labels = next(r["fingerprint"] for r in result.stages if r["kind"] == "labels")
+    path = copy / "labels" / labels / "labels.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DataError, match="has changed") as raised:
+        pipeline.run(tiny_recipe(copy, losses__1__weight=0.3), until="train")
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"losses__1__temperature": 2.0}, ["temperature 2.0 is not stored", "label.temperatures"]),
+        ({"label__signal": "none"}, ["label.signal"]),
+        ({"losses__1__target": "gold", "label__answers": "generated"}, ["label.answers"]),
+        ({"evaluate__models": ["teacher", "studnt"]}, ["studnt", "student"]),
+        (
+            {"arms": {"x": {"data.seed": 3}}, "evaluate__models": ["student", "x"]},
+            ["data.seed", "arms.x"],
+        ),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_runs(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        pipeline.run(tiny_recipe(tmp_path / "work", **changes))
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_models_that_are_not_here_are_all_listed_with_how_to_get_them(tmp_path: Path) -> None:
+    changes = {
+        "teacher": {"backend": "transformers", "model": "nobody/teacher-7b"},
+        "student": {"model": "nobody/student-2b"},
+    }
+    plan = pipeline.build_plan(tiny_recipe(tmp_path, **changes))
+    text = " ".join(map(str, plan.problems))
+    assert "nobody/teacher-7b" in text
+    assert "nobody/student-2b" in text
+    assert "download" in text
+    assert [p.stage.kind for p in plan.stages][-1] == "report"
+
+
+def test_a_live_teacher_gives_the_losses_that_a_full_cache_gives(tmp_path: Path) -> None:
+    changes = {
+        "label__top_k": 128,
+        "training__log_every": 1,
+        "seeds": [0],
+        "evaluate__models": ["student"],
+        "benchmark__models": None,
+    }
+    losses = []
+    for signal in ("top_k", "live"):
+        recipe = tiny_recipe(tmp_path, **changes, label__signal=signal)
+        student = pipeline.run(recipe, until="train").stages[-1]
+        assert student["kind"] == "student"
+        lines = (Path(student["folder"]) / "metrics.jsonl").read_text().splitlines()
+        losses.append([json.loads(line)["losses"] for line in lines])
+    assert len(losses[0]) == 3
+    for cached, live in zip(*losses, strict=True):
+        assert cached == pytest.approx(live, rel=1e-4)
+
+
+def test_a_stage_object_says_what_it_reads(tmp_path: Path) -> None:
+    plan = pipeline.build_plan(tiny_recipe(tmp_path))
+    by_kind: dict[str, Stage] = {p.stage.kind: p.stage for p in plan.stages}
+    assert set(by_kind["student"].reads) == {"data", "labels", "initial"}
+    assert "teacher" in by_kind["labels"].reads

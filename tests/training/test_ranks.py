@@ -1,0 +1,97 @@
+"""Two ranks train what one trains, and a signal to one of them stops both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+name: ranks
+seeds: [0]
+data: {source: screens, train: 24, validation: 2, test: 2}
+teacher:
+  backend: transformers
+  build: &model {family: qwen2_vl, hidden_size: 32, layers: 1, heads: 4, key_value_heads: 2,
+                 intermediate_size: 48, vision_hidden_size: 32, vision_layers: 1, vision_heads: 2}
+student: {build: {<<: *model}}
+label: {answers: gold, top_k: 4}
+losses: [{kind: cross_entropy}, {kind: divergence}]
+training: {steps: 5, samples_per_step: 7, samples_per_micro_batch: 2, precision: fp32,
+           log_every: 1, checkpoint_every: 2}
+evaluate: {models: [student], metrics: [exact_match]}
+"""
+
+
+def command(recipe: Path, work: Path, ranks: int, *overrides: str) -> list[str]:
+    own = ["-m", "limbeck", "train", str(recipe), "--set", f"work={work}"]
+    own += [part for override in overrides for part in ("--set", override)]
+    if ranks == 1:
+        return [sys.executable, *own]
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
+    return [sys.executable, *launch, *own]
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    (path,) = work.glob("student/*/student/model.safetensors")
+    return load_file(path)
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_two_ranks_end_where_one_ends(tmp_path: Path) -> None:
+    recipe = tmp_path / "ranks.yaml"
+    recipe.write_text(RECIPE)
+    assert yaml.safe_load(RECIPE)
+    for ranks in (1, 2):
+        # Plain SGD-like comparison: one step, so that Adam does not amplify rounding.
+        done = subprocess.run(
+            command(recipe, tmp_path / f"w{ranks}", ranks, "training.steps=1"),
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    losses = [
+        yaml.safe_load(next((tmp_path / f"w{r}").glob("student/*/metrics.jsonl")).read_text())
+        for r in (1, 2)
+    ]
+    assert losses[1]["loss"] == pytest.approx(losses[0]["loss"], rel=1e-5)
+    assert losses[1]["gradient_norm"] == pytest.approx(losses[0]["gradient_norm"], rel=1e-5)
+    one, two = weights(tmp_path / "w1"), weights(tmp_path / "w2")
+    close = [torch.isclose(one[n], two[n], atol=2e-6).float().mean().item() for n in one]
+    assert min(close) > 0.98
+
+
+def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path: Path) -> None:
+    recipe = tmp_path / "ranks.yaml"
+    recipe.write_text(RECIPE)
+    work = tmp_path / "work"
+    arguments = command(recipe, work, 2, "training.steps=4000", "training.checkpoint_every=3000")
+    with subprocess.Popen(
+        arguments, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        deadline = time.time() + 200
+        while not list(work.glob("student/*-partial/metrics.jsonl")):
+            assert run.poll() is None
+            assert time.time() < deadline
+            time.sleep(0.2)
+        ranks = sorted(psutil.Process(run.pid).children(), key=lambda child: child.pid)
+        ranks[1].send_signal(signal.SIGUSR1)
+        _, errors = run.communicate(timeout=100)
+    assert "exitcode  : 75" in errors or "exitcode: 75" in errors or run.returncode == 75
+    (saved,) = work.glob("student/*-partial/checkpoints/step-*")
+    assert saved.is_dir()
