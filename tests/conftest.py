@@ -37,7 +37,7 @@ def tiny_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_build(**changes: object):  # noqa: ANN201 - torch-free import
+def tiny_build(**changes: object):
     from limbeck.recipe.sections import Build
 
     sizes = {

@@ -35,10 +35,15 @@ def test_a_finished_stage_has_a_manifest_that_lists_every_file(tmp_path: Path) -
 
 def test_a_stage_that_raises_is_not_published_and_keeps_its_partial_folder(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(RuntimeError), store.make("data", "k1", identity={}) as folder:
-        assert folder is not None
-        (folder.path / "half").write_text("x")
-        raise RuntimeError
+
+    def stopped_half_way() -> None:
+        with store.make("data", "k1", identity={}) as folder:
+            assert folder is not None
+            (folder.path / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopped_half_way()
     assert not store.is_complete("data", "k1")
     with store.make("data", "k1", identity={}) as folder:
         assert folder is not None

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck import journal
-from limbeck.data.labels import label_from, write_labels
+from limbeck.data.labels import TEACHER, TOKENIZER, label_from, write_labels
 from limbeck.errors import DataError, TeacherError
 from limbeck.progress import meter
 from limbeck.recipe.sections import Checks, Labelling
 from limbeck.records import Label, Sample
+from limbeck.store import write_json
 from limbeck.teachers import Answer, OpenTeacher, Teacher, batches_by_length
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ MIN_ARGMAX_AGREEMENT = 0.99
 BATCHES_BETWEEN_SAVES = 4
 """A kill loses at most the labels of so many batches."""
 
+SAMPLES_LOOKED_AT = 8
+"""How many samples the mean of the visual tokens is taken over."""
+
 JOURNAL = "labels.jsonl"
-TOKENIZER = "tokenizer"
 
 
 def label(
@@ -65,10 +68,13 @@ def label(
         _require_references(samples)
     session = teacher.open(data, device=device)
     writer = _signal_writer(output, key, settings) if settings.signal == "top_k" else None
-    done = {row["sample_id"]: label_from(row) for row in journal.read(output / JOURNAL)}
+    rows = map(label_from, journal.read(output / JOURNAL))
+    # A shard that the kill tore is gone, and its labels have to be scored again.
+    done = {r.sample_id: r for r in rows if not writer or not r.valid or r.sample_id in writer.done}
     if not done:
         _check_sensitivity(session, samples, settings)
         session.save_tokenizer(output / TOKENIZER)
+        write_json(output / TEACHER, _describe(session, samples))
     unsaved: list[Label] = []
     all_batches = list(batches_by_length(session, samples, settings.batch_size))
     with meter("labelling", len(samples), done=len(done)) as progress:
@@ -225,6 +231,13 @@ def _check_sensitivity(
         return
     answer = seen.references[0] if seen.references else _answers(session, [seen], settings)[0].text
     session.check_image_sensitivity(seen, answer)
+
+
+def _describe(session: OpenTeacher, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What the student's preflight shows of the teacher; visual tokens over a few samples."""
+    counts = [session.visual_tokens(s) for s in samples[:SAMPLES_LOOKED_AT] if s.images]
+    mean = sum(counts) / len(counts) if counts else 0.0
+    return {"head_rows": session.vocabulary_rows, "visual_tokens_mean": mean}
 
 
 def _require_references(samples: Sequence[Sample]) -> None:

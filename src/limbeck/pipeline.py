@@ -91,9 +91,9 @@ def build_plan(recipe: Recipe, *, until: Command | None = None) -> Plan:
 
     A model that is not on this machine is a problem of the plan; what depends on it is left out.
     """
-    from limbeck.graph import Graph
+    from limbeck.graph import graph_of
 
-    graph = Graph(recipe)
+    graph = graph_of(recipe)
     store = Store(Path(recipe.work))
     planned = [
         PlannedStage(
@@ -115,9 +115,9 @@ def run(
     Raises:
         LimbeckError: the first thing that cannot be done; finished stages stay.
     """
-    from limbeck.graph import Graph
+    from limbeck.graph import graph_of
 
-    graph = Graph(recipe)
+    graph = graph_of(recipe)
     if graph.problems:
         raise graph.problems[0]
     store = Store(Path(recipe.work))

@@ -14,11 +14,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from limbeck.errors import DataError, UsageError
 
@@ -121,16 +121,19 @@ class Store:
         path = self.folder(kind, key) / MANIFEST
         mend = f"remove {path.parent} and run again"
         try:
-            manifest = json.loads(path.read_text())
+            manifest: Any = json.loads(path.read_text())
         except FileNotFoundError as error:
             raise DataError("stage is not finished", where=str(path.parent)) from error
         except (OSError, ValueError) as error:
             raise DataError(
                 f"manifest cannot be read ({error})", where=str(path), mend=mend
             ) from error
-        if not isinstance(manifest, dict) or manifest.get("fingerprint") != key:
+        if not isinstance(manifest, dict):
+            raise DataError("manifest is not a JSON object", where=str(path), mend=mend)
+        found = cast(dict[str, Any], manifest)
+        if found.get("fingerprint") != key:
             raise DataError(f"manifest is not that of {kind}/{key}", where=str(path), mend=mend)
-        return manifest
+        return found
 
     def open(self, kind: str, key: str, *, contents: bool = True) -> Path:
         """The folder of a finished stage after its files were checked against the manifest.
@@ -155,7 +158,7 @@ class Store:
     @contextmanager
     def make(
         self, kind: str, key: str, *, identity: dict[str, Any], wait: bool = True
-    ) -> Iterator[StageFolder | None]:
+    ) -> Generator[StageFolder | None]:
         """Hold the stage's lock and yield its working folder; on a clean exit, publish it.
 
         Yields None when another process finished the same stage while this one waited. When the
@@ -206,7 +209,7 @@ class Store:
                 raise write_error(partial, error) from error
 
     @contextmanager
-    def _lock(self, path: Path, wait: bool) -> Iterator[None]:
+    def _lock(self, path: Path, wait: bool) -> Generator[None]:
         try:
             stream = path.open("a")
         except OSError as error:

@@ -13,6 +13,11 @@ from limbeck.records import Label
 from limbeck.store import write_atomic
 
 TABLE = "labels.parquet"
+TOKENIZER = "tokenizer"
+"""Sub-folder with the teacher's tokenizer, by which training proves that the student's is equal."""
+
+TEACHER = "teacher.json"
+"""What training shows of the teacher beside its tokenizer: `head_rows`, `visual_tokens_mean`."""
 
 
 def label_from(row: dict[str, Any]) -> Label:

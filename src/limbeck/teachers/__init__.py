@@ -64,6 +64,15 @@ class OpenTeacher(Protocol):
         """Write the tokenizer, so that training can prove that the student's is the same."""
         ...
 
+    def visual_tokens(self, sample: Sample) -> int:
+        """How many tokens the sample's pictures become under the teacher's pixel budget."""
+        ...
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Rows of the head, padding included."""
+        ...
+
 
 class Teacher(Component):
     """Base of every teacher backend."""

@@ -43,8 +43,15 @@ class _Open:
         from limbeck.models.vocabulary import shared_vocabulary
 
         self.loaded, self._data, self._section = loaded, data, section
-        rows = loaded.model.get_output_embeddings().weight.shape[0]
+        rows = self.vocabulary_rows
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
+
+    def visual_tokens(self, sample: Sample) -> int:
+        return self.loaded.encoder.encode(sample, self._data, None).visual_tokens
+
+    @property
+    def vocabulary_rows(self) -> int:
+        return self.loaded.model.get_output_embeddings().weight.shape[0]
 
     def generate(
         self, samples: Sequence[Sample], *, max_new_tokens: int, temperature: float, seed: int

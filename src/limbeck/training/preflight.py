@@ -9,8 +9,11 @@ from limbeck.models.sensitivity import check_image_sensitivity
 from limbeck.progress import say
 from limbeck.training.job import Job
 
+COARSE = 0.5
+"""Share of the teacher's visual tokens below which the student is warned about."""
 
-def preflight(job: Job) -> dict[str, Any]:
+
+def preflight(job: Job, teacher_visual_tokens: float | None = None) -> dict[str, Any]:
     """Print and return the decoded prompt and answer, the token counts and the vocabulary.
 
     Also proves that the language head, run on the supervised rows only, gives the model's own
@@ -33,10 +36,17 @@ def preflight(job: Job) -> dict[str, Any]:
         "supervised_answer": tokenizer.decode(item.answer_ids),
         "supervised_tokens": len(item.answer_ids),
         "visual_tokens": item.visual_tokens,
+        "visual_tokens_of_the_teacher": teacher_visual_tokens,
         "shared_vocabulary": job.vocabulary.describe(),
     }
     for name, value in facts.items():
-        say(f"  {name.replace('_', ' ')}: {value}")
+        if value is not None:
+            say(f"  {name.replace('_', ' ')}: {value}")
+    if teacher_visual_tokens and item.visual_tokens < teacher_visual_tokens * COARSE:
+        say(
+            "  warning: the student sees pictures in less than half of the teacher's tokens; what"
+            " it cannot resolve it cannot learn to read (raise student.max_pixels)"
+        )
     return facts
 
 

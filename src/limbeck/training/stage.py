@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.labels import read_labels
+from limbeck.data.labels import TEACHER, TOKENIZER, read_labels
 from limbeck.errors import DataError
 from limbeck.losses import Loss
 from limbeck.recipe.sections import (
@@ -58,12 +59,15 @@ def train_student(
     from limbeck.models.vocabulary import shared_vocabulary
 
     examples = make_examples(samples, labels, labelling, losses)
+    about_teacher = json.loads((labels / TEACHER).read_text())
     student = load_model(section, device=device)
     rows = student.model.get_output_embeddings().weight.shape[0]
     signals: SignalSource | None = None
     if any(loss.needs_signal for loss in losses):
         tokenizer = _teacher_tokenizer(labels)
-        vocabulary = shared_vocabulary(tokenizer, student.tokenizer, len(tokenizer), rows)
+        vocabulary = shared_vocabulary(
+            tokenizer, student.tokenizer, about_teacher["head_rows"], rows
+        )
         if labelling.signal == "live":
             signals = live_signal(teacher.open(data, device=device), examples)
         else:
@@ -71,7 +75,8 @@ def train_student(
     else:
         vocabulary = shared_vocabulary(student.tokenizer, student.tokenizer, rows, rows)
     job = Job(output, student, vocabulary, examples, data, losses, training, seed, title, signals)
-    return _train(job, adapter=section.adapter, freeze=section.freeze)
+    visual_tokens = about_teacher["visual_tokens_mean"]
+    return _train(job, section.adapter, section.freeze, teacher_visual_tokens=visual_tokens)
 
 
 def fine_tune(
@@ -95,7 +100,7 @@ def fine_tune(
     vocabulary = shared_vocabulary(model.tokenizer, model.tokenizer, rows, rows)
     training, seed = settings.training, settings.seed
     job = Job(output, model, vocabulary, examples, data, [loss], training, seed, "teacher")
-    return _train(job, adapter=settings.adapter, freeze=settings.freeze)
+    return _train(job, settings.adapter, settings.freeze)
 
 
 def make_examples(
@@ -165,7 +170,13 @@ def live_signal(session: OpenTeacher, examples: Sequence[Example]) -> SignalSour
     return LiveSignal(logits_of)
 
 
-def _train(job: Job, *, adapter: Adapter | None, freeze: Sequence[PartName]) -> dict[str, Any]:
+def _train(
+    job: Job,
+    adapter: Adapter | None,
+    freeze: Sequence[PartName],
+    *,
+    teacher_visual_tokens: float | None = None,
+) -> dict[str, Any]:
     """Check, adapt, train, save; shared by students and teachers."""
     import torch
 
@@ -175,7 +186,7 @@ def _train(job: Job, *, adapter: Adapter | None, freeze: Sequence[PartName]) -> 
 
     job.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed)
-    facts = preflight(job)
+    facts = preflight(job, teacher_visual_tokens)
     adapted = prepare_for_training(
         job.student,
         adapter=adapter,
@@ -201,4 +212,4 @@ def _gold(sample: Sample, where: str) -> str:
 def _teacher_tokenizer(labels: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(labels / "tokenizer", local_files_only=True)
+    return AutoTokenizer.from_pretrained(labels / TOKENIZER, local_files_only=True)

@@ -27,8 +27,6 @@ TITLES = ("settings", "profile", "login", "search", "home", "details")
 LABELS = (
     *("wifi", "sound", "name", "email", "save", "dark", "music", "photo", "alarm", "theme"),
     *("cloud", "video", "phone", "share", "date", "price", "team", "help", "send", "city"),
-    *("menu", "file", "note", "page", "user", "plan", "ring", "seat", "cart", "goal", "code"),
-    *("sign", "pause"),
 )
 STATES = {
     "toggle": ("on", "off"),

@@ -1,0 +1,42 @@
+"""From a recipe to its stages: who reads whom, and what identifies each.
+
+Nothing here loads a model; the functions that do are imported when a stage is made.
+"""
+
+from __future__ import annotations
+
+from limbeck.graph.core import Graph
+from limbeck.graph.measurement import (
+    benchmark_stage,
+    evaluation_stage,
+    is_first_seed,
+    predictions_stage,
+    report_stage,
+)
+from limbeck.graph.models import data_stage, label_stage, model_of, teacher_model
+from limbeck.recipe import Recipe
+
+__all__ = ["Graph", "graph_of"]
+
+
+def graph_of(recipe: Recipe) -> Graph:
+    """All stages of a recipe, in the order in which they can be made.
+
+    Raises:
+        UsageError: the recipe asks for what its own settings cannot give.
+    """
+    graph = Graph(recipe)
+    graph.data = graph.add(data_stage(graph))
+    teacher = teacher_model(graph)
+    labels = label_stage(graph, teacher)
+    models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
+    predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
+    evaluation = evaluation_stage(graph, predictions)
+    wanted = recipe.benchmark.models
+    benchmarks = {
+        arm.id: benchmark_stage(graph, arm, model)
+        for arm, model in models
+        if (wanted is None or arm.name in wanted) and is_first_seed(arm, graph.arms)
+    }
+    report_stage(graph, models, labels, evaluation, benchmarks)
+    return graph

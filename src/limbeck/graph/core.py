@@ -1,0 +1,56 @@
+"""The stages collected so far, and what prevents them from being made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from limbeck.errors import LimbeckError
+from limbeck.graph.checks import check_signals, device_of
+from limbeck.recipe import Recipe, arms_of
+from limbeck.recipe.sections import ModelSection
+from limbeck.stages import Stage
+from limbeck.teachers import Teacher
+
+
+class Graph:
+    """A recipe's stages, each after those that it reads.
+
+    `problems` holds everything that would prevent a run, such as data or models that are not on
+    this machine; the stages are listed all the same. `data` is the first stage, which nearly every
+    other one reads.
+    """
+
+    data: Stage
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.stages: list[Stage] = []
+        self.problems: list[LimbeckError] = []
+        self.arms = arms_of(recipe)
+        self.teacher = cast(Teacher, recipe.teacher)
+        check_signals(recipe, self.arms)
+        self.device = device_of(recipe.device)
+
+    def add(self, stage: Stage) -> Stage:
+        """Keep a stage once; arms that share one get the same object."""
+        for known in self.stages:
+            if known.fingerprint == stage.fingerprint:
+                return known
+        self.stages.append(stage)
+        return stage
+
+    def identify(self, identify: Callable[[], Any]) -> Any:
+        """What identifies something outside the work folder, or a problem of the plan."""
+        try:
+            return identify()
+        except LimbeckError as error:
+            if str(error) not in map(str, self.problems):
+                self.problems.append(error)
+            return {"missing": str(error)}
+
+    def weights(self, section: ModelSection) -> Any:
+        """What identifies the weights of a hub id or a folder."""
+        from limbeck.models.source import model_identity
+
+        return self.identify(lambda: model_identity(section))
