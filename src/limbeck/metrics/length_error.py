@@ -1,6 +1,7 @@
 """Length error: how far an answer's length is from its references', as a share of theirs.
 
-|words - reference words| / reference words, averaged over samples; 0 is best, an empty answer has 1.
+|words - reference words| / reference words, averaged over samples; 0 is best, an empty answer
+has 1.
 Not a measure of what is said: it explains the other metrics, since overlap punishes an answer that
 is much longer or shorter than its references however right it is. A word is what stands between
 white space. Of several references the mean length counts.
