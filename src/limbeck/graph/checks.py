@@ -47,11 +47,16 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
 
 
 def device_of(asked: str) -> str:
-    """The torch device that `auto` stands for, found without loading torch."""
+    """The torch device that `auto` stands for, found without loading torch.
+
+    Under torchrun every rank gets the card of its own number.
+    """
+    import os
     import platform
 
-    if asked != "auto":
+    if asked not in ("auto", "cuda"):
         return asked
-    if Path("/dev/nvidiactl").exists():
-        return "cuda"
+    if asked == "cuda" or Path("/dev/nvidiactl").exists():
+        rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if rank is None else f"cuda:{rank}"
     return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"

@@ -86,6 +86,7 @@ def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
     from limbeck.benchmark.machine import machine
 
     settings = graph.recipe.benchmark
+    device_type = graph.device.partition(":")[0]  # every rank must find the same fingerprint
     if model is None:
         raise UsageError(
             "a served teacher cannot be benchmarked yet",
@@ -107,7 +108,7 @@ def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
     identity = {
         "model": model.identity(),
         "benchmark": settings.model_dump(mode="json", exclude={"models"}),
-        "machine": machine(graph.device, threads=settings.threads),
+        "machine": machine(device_type, threads=settings.threads),
     }
     reads = {"data": graph.data, **model.reads("model")}
     return graph.add(Stage("benchmark", arm.id, "benchmark", identity, reads, make))
