@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from limbeck.data.spans import Cut, common_spans, cut_answer
+from limbeck.data.spans import Cut, _byte_alphabet, common_spans, cut_answer
 from limbeck.errors import UsageError
 from limbeck.models.tokenizer import chat_template, train_tokenizer
 
@@ -170,6 +170,32 @@ def test_white_space_of_the_template_belongs_to_no_answer() -> None:
     _, spans, count = common_spans(with_prefix, without)
     assert spans[-1] == count - 1
     assert common_spans(with_prefix, without)[0][-2:] == [count - 1, count - 1]
+
+
+def test_white_space_of_two_templates_is_no_span() -> None:
+    tokenizer = bpe(262, [])
+    cut = cut_answer(tokenizer, "ab", prefix="\n", end_ids=END)
+    assert cut.ends == (0, 1, 2, 3)
+    assert common_spans(cut, cut) == ([0, 0, 1, 2], [0, 0, 1, 2], 3)
+
+
+def test_sentence_pieces_are_cut_inside_a_character_too() -> None:
+    vocabulary = {"<unk>": 0, "▁the": 1, "▁": 2, "e": 3, "d": 4, "o": 5, "g": 6}
+    vocabulary |= {f"<0x{byte:02X}>": 7 + byte for byte in range(256)}
+    inner = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    cut = cut_answer(wrapped(inner), "dog 😀", end_ids=END)
+    assert cut.ends == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    one, other, count = common_spans(cut, cut_answer(bpe(256, []), "dog 😀", end_ids=END))
+    assert one == [0, *range(9)]
+    assert other == [*range(9)]
+    assert count == 9
+
+
+def test_byte_level_alphabet_is_the_published_one() -> None:
+    assert _byte_alphabet() == {c: byte for byte, c in bytes_to_unicode().items()}
 
 
 def test_an_empty_answer_is_its_end_of_turn() -> None:
