@@ -218,8 +218,12 @@ def _distances(known: _Known, student_SV: Tensor) -> Tensor:
 
     entries = known.sorted_SC.shape[-1]
     compared = min(entries, student_SV.shape[-1])
-    largest_SC, at_SC = student_SV.topk(compared)
-    others_S = student_SV.scatter(-1, at_SC, 0).sum(-1)
+    if compared == student_SV.shape[-1]:  # a sort is faster than the largest of all
+        largest_SC = student_SV.sort(-1, descending=True).values
+        others_S = torch.zeros_like(known.rest_S)
+    else:
+        largest_SC, at_SC = student_SV.topk(compared)
+        others_S = student_SV.scatter(-1, at_SC, 0).sum(-1)
     largest_SC = torch.nn.functional.pad(largest_SC, (0, entries - compared))
     is_known_SC = torch.arange(entries, device=student_SV.device) < known.count_S1
     p_SC = known.sorted_SC
