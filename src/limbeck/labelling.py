@@ -237,7 +237,13 @@ def _describe(session: OpenTeacher, samples: Sequence[Sample]) -> dict[str, Any]
     """What the student's preflight shows of the teacher; visual tokens over a few samples."""
     counts = [session.visual_tokens(s) for s in samples[:SAMPLES_LOOKED_AT] if s.images]
     mean = sum(counts) / len(counts) if counts else 0.0
-    return {"head_rows": session.vocabulary_rows, "visual_tokens_mean": mean}
+    prefix, end_ids = session.answer_frame
+    return {
+        "head_rows": session.vocabulary_rows,
+        "visual_tokens_mean": mean,
+        "answer_prefix": prefix,
+        "end_ids": end_ids,
+    }
 
 
 def _require_references(samples: Sequence[Sample]) -> None:

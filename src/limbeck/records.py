@@ -5,6 +5,7 @@ Tensor names carry their shape as a suffix:
     B  samples in a batch        L  tokens of a padded sequence
     N  supervised tokens         V  shared vocabulary           H  hidden width
     K  kept tokens of a top-k    T  stored temperatures
+    M  the teacher's own supervised tokens, where its tokenizer is another
 """
 
 from __future__ import annotations
@@ -102,8 +103,44 @@ class TopK:
         return self.ids_NK.shape[0]
 
 
-TeacherSignal = Dense | TopK
+@dataclass(frozen=True)
+class Unaligned:
+    """A teacher with another tokenizer: its rows are not the student's, spans of text are shared.
+
+    A span is a piece of the answers that begins and ends where both tokenizers cut; spans are
+    numbered 0 to `spans - 1` over the micro-batch, and each holds a token of either side or more.
+
+    Attributes:
+        signal: the teacher on its own M supervised rows, over its own vocabulary.
+        answer_ids_M: the tokens that these rows predict, as columns of that vocabulary.
+        teacher_spans_M: the span of each of the teacher's rows, never decreasing.
+        student_spans_N: the span of each of the student's rows, never decreasing.
+        spans: how many there are.
+        teacher_tokens: size of the teacher's vocabulary.
+    """
+
+    signal: Dense | TopK
+    answer_ids_M: Tensor
+    teacher_spans_M: Tensor
+    student_spans_N: Tensor
+    spans: int
+    teacher_tokens: int
+
+
+TeacherSignal = Dense | TopK | Unaligned
 """What a loss learns about the teacher; where it came from is somebody else's business."""
+
+
+@dataclass(frozen=True)
+class AnswerSize:
+    """How much there is to score in some answers.
+
+    `tokens` are the student's, end of turn included; `spans` are those of an `Unaligned` signal,
+    and as many as tokens where the teacher's rows line up with the student's.
+    """
+
+    tokens: int
+    spans: int
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Laws that every loss inherits by being a file in limbeck/losses.
 
 A loss's variants are all combinations of its Literal options. Losses that read the teacher's
-distributions are divergences and have to pass the laws of divergences as well.
+distributions are divergences and have to pass the laws of divergences as well. Losses that cross
+tokenizers have to pass more of them in test_losses_across_tokenizers.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from limbeck.losses import Loss
 from limbeck.recipe.component import component_class, component_names
-from limbeck.records import Dense, StudentView, TeacherSignal, TopK
+from limbeck.records import AnswerSize, Dense, StudentView, TeacherSignal, TopK, Unaligned
 from limbeck.signals.top_k import from_logits
 
 PACKAGE = "limbeck.losses"
@@ -66,7 +67,8 @@ def value(loss: Loss, student_NV: Tensor, teacher: TeacherSignal | None, labels:
     view = StudentView(labels, student_NV, lambda hidden: hidden)
     view.__dict__["logits_NV"] = student_NV  # keeps float64, where the view would round
     term = loss(view, teacher)
-    assert term.count == len(labels)
+    spans = teacher.spans if isinstance(teacher, Unaligned) else len(labels)
+    assert term.count == loss.count_of(AnswerSize(len(labels), spans))
     return term.sum
 
 

@@ -16,12 +16,14 @@ from torch import Tensor
 from limbeck.data.samples import read_samples
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.losses.cross_entropy import CrossEntropy
+from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.divergence import Divergence
 from limbeck.models.adapt import prepare_for_training
 from limbeck.models.load import load_model
 from limbeck.models.vocabulary import shared_vocabulary
 from limbeck.recipe.sections import ModelSection, Training
 from limbeck.records import Dense
+from limbeck.signals.spans import Alignment, SpanSignals
 from limbeck.signals.top_k import from_logits
 from limbeck.training import loop as loop_module
 from limbeck.training.batches import Example
@@ -109,6 +111,46 @@ def test_micro_batches_of_ragged_lengths_change_no_gradient(make_job: Any, k: in
         assert difference / norm < 1e-6
 
 
+def across_tokenizers(job: Job) -> Job:
+    """The same job with a teacher that has one token for two of the student's."""
+    tokens = [len(job.student.encoder.answer_tokens(e.answer)) for e in job.examples]
+    spans = [(count + 1) // 2 for count in tokens]
+    alignments = {
+        example.sample.id: Alignment(
+            tuple(range(count)), tuple(range(count)), tuple(i // 2 for i in range(own)), count
+        )
+        for example, own, count in zip(job.examples, tokens, spans, strict=True)
+    }
+    assert job.signals is not None
+    job.signals = SpanSignals(job.signals, alignments, job.vocabulary.size)
+    job.spans = spans
+    return job
+
+
+@pytest.mark.parametrize("k", [None, 5])
+def test_a_loss_over_spans_is_divided_by_the_spans_of_the_step(
+    make_job: Any, k: int | None
+) -> None:
+    reference: Tensor | None = None
+    for size in (8, 1, 3):
+        losses = [CrossEntropy(weight=0.5), CrossTokenizer(weight=2.0)]
+        job = across_tokenizers(make_job(k=k, losses=losses, samples_per_micro_batch=size))
+        loop = _Loop(job)
+        sums, divisors = loop._gradients(0)
+        assert job.spans is not None
+        assert divisors == [
+            sum(loop.encoded.answer_tokens[i] for i in loop.steps[0]),
+            sum(job.spans[i] for i in loop.steps[0]),
+        ]
+        found = torch.cat([p.grad.flatten() for p in loop.trainable.values() if p.grad is not None])
+        reference = found if reference is None else reference
+        assert (found - reference).norm() <= 1e-6 * reference.norm()
+        report = loop._update(0, sums, divisors)
+        parts = [s / d for s, d in zip(sums.tolist(), divisors, strict=True)]
+        assert report.loss == pytest.approx(0.5 * parts[0] + 2.0 * parts[1])
+        assert report.answer_tokens == divisors[0]
+
+
 def test_the_objective_is_the_mean_over_the_answer_tokens_of_the_step(make_job: Any) -> None:
     job = make_job(losses=[CrossEntropy()], samples_per_micro_batch=2)
     loop = _Loop(job)
@@ -127,7 +169,7 @@ def test_the_objective_is_the_mean_over_the_answer_tokens_of_the_step(make_job: 
             if position >= item.answer_start:
                 total -= logits[position - 1].log_softmax(-1)[token].item()
                 tokens += 1
-    assert divisors == {"teacher": tokens}
+    assert divisors == [tokens]
     assert sums.item() == pytest.approx(total, rel=1e-5)
 
 

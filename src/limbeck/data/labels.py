@@ -17,7 +17,8 @@ TOKENIZER = "tokenizer"
 """Sub-folder with the teacher's tokenizer, by which training proves that the student's is equal."""
 
 TEACHER = "teacher.json"
-"""What training shows of the teacher beside its tokenizer: `head_rows`, `visual_tokens_mean`."""
+"""What training shows of the teacher beside its tokenizer: `head_rows`, `visual_tokens_mean`,
+`answer_prefix`, `end_ids`."""
 
 
 def label_from(row: dict[str, Any]) -> Label:

@@ -133,6 +133,11 @@ class Encoder:
                 ) from error
         return self._prompts[key]
 
+    @property
+    def answer_prefix(self) -> str:
+        """White space that the template has between the prompt and an answer."""
+        return self._answer_prefix
+
     def answer_tokens(self, answer: str) -> list[int]:
         """Ids of an answer with its end of turn; markers in the text are only text."""
         text = self._answer_prefix + answer

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from limbeck.recipe.component import Component
-from limbeck.records import LossTerm, StudentView, TeacherSignal
+from limbeck.records import AnswerSize, LossTerm, StudentView, TeacherSignal
 
 
 class Loss(Component):
@@ -24,6 +24,8 @@ class Loss(Component):
 
     needs_signal: ClassVar[bool] = False
     """Whether it reads the teacher's distributions."""
+    crosses_tokenizers: ClassVar[bool] = False
+    """Whether it also takes a teacher with another tokenizer (`records.Unaligned`)."""
 
     weight: float = Field(1.0, ge=0)
     target: Literal["teacher", "gold"] = Field(
@@ -31,5 +33,13 @@ class Loss(Component):
     )
 
     def __call__(self, student: StudentView, teacher: TeacherSignal | None) -> LossTerm:
-        """Sum over the N rows, unweighted, and N."""
+        """Sum over the N rows, unweighted, and N (or what `count_of` counts)."""
         raise NotImplementedError
+
+    def count_of(self, answers: AnswerSize) -> int:
+        """What these answers add to the number that the sum is divided by.
+
+        Known before any model runs, and additive over answers: the loop divides by the whole
+        step's, over all micro-batches and ranks.
+        """
+        return answers.tokens

@@ -32,7 +32,7 @@ import math
 from typing import TYPE_CHECKING, Literal, get_args
 
 from limbeck.errors import UsageError
-from limbeck.records import IGNORED, Dense, TeacherSignal, TopK
+from limbeck.records import IGNORED, Dense, TeacherSignal, TopK, Unaligned
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,6 +118,11 @@ def divergence_rows(
 ) -> Tensor:
     """The divergence of every row, [N]; arguments and errors as in `divergence`."""
     _check_options(direction, temperature, beta, skew)
+    if isinstance(teacher, Unaligned):
+        raise UsageError(
+            "a divergence compares rows of one tokenizer, and the teacher's is another",
+            mend="use kind: cross_tokenizer",
+        )
     if len(teacher) != student_logits_NV.shape[0]:
         raise UsageError(
             f"the teacher's signal has {len(teacher)} rows, the student's logits "
@@ -204,7 +209,7 @@ def _buckets(teacher: TopK, log_q_NV: Tensor, temperature: float) -> tuple[Tenso
     """Log-probabilities of both models on the kept tokens and, unless all are kept, the rest."""
     import torch
 
-    log_sums_N1 = _log_sums(teacher, temperature).to(log_q_NV.dtype)
+    log_sums_N1 = stored_log_sums(teacher, temperature).to(log_q_NV.dtype)
     log_p_NK = teacher.logp_NK.detach().to(log_q_NV.dtype) / temperature - log_sums_N1
     log_p_NK = log_p_NK.masked_fill(log_p_NK == -math.inf, RULED_OUT)
     kept, vocabulary = log_p_NK.shape[-1], log_q_NV.shape[-1]
@@ -238,7 +243,12 @@ def _tail_log_probability(log_p_NK: Tensor, log_sums_N1: Tensor, tail_log_q: Ten
     return torch.where(same, tail_log_q, tail_p.maximum(resolution.clamp(min=epsilon)).log())
 
 
-def _log_sums(teacher: TopK, temperature: float) -> Tensor:
+def stored_log_sums(teacher: TopK, temperature: float) -> Tensor:
+    """The log-sums of a stored temperature, [N, 1].
+
+    Raises:
+        UsageError: the temperature is not stored.
+    """
     stored = teacher.temperatures
     if temperature not in stored:
         raise UsageError(
@@ -268,6 +278,8 @@ def _scored(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 def _rows_of(teacher: Tensor | TeacherSignal, scored: Tensor, count: int) -> TeacherSignal:
     """The teacher's signal on the scored rows alone."""
+    if isinstance(teacher, Unaligned):
+        return teacher
     if isinstance(teacher, TopK):
         parts = [teacher.ids_NK, teacher.logp_NK, teacher.log_sums_NT]
     else:

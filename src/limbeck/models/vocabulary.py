@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OTHER_TOKENIZER = (
-    "distributions compare only under one tokenizer: choose a student of the teacher's family, or "
-    "train on the teacher's text alone (losses: cross_entropy)"
+    "token by token, distributions compare only under one tokenizer: use kind: cross_tokenizer, "
+    "choose a student of the teacher's family, or train on the teacher's text alone (cross_entropy)"
 )
 PROBES = (
     "The quick brown fox jumps over 13 lazy dogs; it's 3.14159 past 10:07 on 2024-02-29.",

@@ -20,6 +20,7 @@ without a gap, which is the usual case, a column is the token's id.
     reader.py       random access by sample id; a SignalSource
     statistics.py   tail mass, entropy, agreement with the hard label
     live.py         a SignalSource that runs the teacher
+    spans.py        a SignalSource for a teacher with another tokenizer
 """
 
 from __future__ import annotations

@@ -73,6 +73,15 @@ class OpenTeacher(Protocol):
         """Rows of the head, padding included."""
         ...
 
+    @property
+    def answer_frame(self) -> tuple[str, list[int]]:
+        """White space before an answer and the token ids that end it, as the template has them."""
+        ...
+
+    def describe_memory(self) -> str:
+        """What the open teacher's weights take, and where; to be shown before training."""
+        ...
+
 
 class Teacher(Component):
     """Base of every teacher backend."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from limbeck.errors import TeacherError, UsageError
 from limbeck.recipe.sections import FineTune, ModelSection
 from limbeck.records import Sample
@@ -23,18 +25,24 @@ class Transformers(Teacher, ModelSection):
 
     backend: Literal["transformers"] = "transformers"
     fine_tune: FineTune | None = None
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="where it labels, or scores live; auto: the recipe's",
+    )
 
     def open(self, data: Path, *, device: str) -> OpenTeacher:
         """Load the model; `model` must be a hub id or a folder by now."""
         from limbeck.models.load import load_model
 
-        return _Open(load_model(self, device=device), data, self)
+        where = device if self.device == "auto" else self.device
+        return _Open(load_model(self, device=where), data, self)
 
     def identity(self) -> dict[str, Any]:
         """The loading fields and the identity of the weights."""
         from limbeck.models.source import model_identity
 
-        fields = self.model_dump(mode="json", exclude={"fine_tune", "model", "revision"})
+        fields = self.model_dump(mode="json", exclude={"fine_tune", "model", "revision", "device"})
         return {**fields, "weights": model_identity(self)}
 
 
@@ -52,6 +60,16 @@ class _Open:
     @property
     def vocabulary_rows(self) -> int:
         return self.loaded.model.get_output_embeddings().weight.shape[0]
+
+    @property
+    def answer_frame(self) -> tuple[str, list[int]]:
+        return self.loaded.encoder.answer_prefix, self.loaded.encoder.end_ids
+
+    def describe_memory(self) -> str:
+        gib = self.loaded.model.get_memory_footprint() / 2**30
+        kept = {"none": str(self.loaded.base.dtype).removeprefix("torch.")}
+        kind = kept.get(self._section.quantization, self._section.quantization)
+        return f"{gib:.3g} GiB of weights ({kind}) on {self.loaded.device}"
 
     def generate(
         self, samples: Sequence[Sample], *, max_new_tokens: int, temperature: float, seed: int
@@ -72,7 +90,9 @@ class _Open:
         items = [encoder.encode(s, self._data, a) for s, a in zip(samples, answers, strict=True)]
         batch = collate(items, pad_id=encoder.pad_id, side="right").to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
-        with torch.no_grad():
+        device_type = torch.device(self.loaded.device).type
+        # Its own precision, also where the student trains in autocast: as the cache would have it.
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
             hidden_BLH = self.loaded.hidden_states(batch.inputs)
             logits_NR = self.loaded.head(hidden_BLH[rows_BL])
         logits_NV = self._vocabulary.of(logits_NR).float()

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from limbeck.models.vocabulary import Vocabulary
 
 
+@dataclass(frozen=True)
+class TeacherFacts:
+    """What is shown of the teacher before its student is trained.
+
+    `live_memory` says what a teacher that runs beside the student takes; None for a cached one.
+    """
+
+    visual_tokens_mean: float
+    live_memory: str | None = None
+
+
 @dataclass
 class Job:
     """One training run: `student` is trained in place on `examples` and writes into `output`."""
@@ -31,3 +42,6 @@ class Job:
     seed: int
     title: str
     signals: SignalSource | None = None
+    spans: Sequence[int] | None = None
+    """Of each example: spans of text on which two different tokenizers agree; None where the
+    teacher's rows line up with the student's."""

@@ -1,8 +1,8 @@
 """The training loop: deterministic steps, one division a step, checkpoints that resume bit-exactly.
 
 One optimiser step: split its examples into micro-batches, run each through the objective, divide
-every loss's sum by the step's supervised tokens (all micro-batches, all ranks), back-propagate,
-clip, guard against non-finite numbers, update.
+every loss's sum by the step's supervised tokens, or what else the loss counts (all micro-batches,
+all ranks), back-propagate, clip, guard against non-finite numbers, update.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from limbeck import journal
 from limbeck.data.tokens import Batch, Encoded, collate
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.progress import meter, say
-from limbeck.records import TeacherSignal
+from limbeck.records import AnswerSize, TeacherSignal
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
 from limbeck.training.examples import EncodedExamples
@@ -168,15 +168,18 @@ class _Loop:
             checkpoint.set_random_state(random_state)
             say(f"  out of memory: {self.counters.micro_batch} samples a micro-batch from here on")
 
-    def _gradients(self, step: int) -> tuple[Tensor, dict[str, int]]:
+    def _gradients(self, step: int) -> tuple[Tensor, list[int]]:
         """Accumulate the step's gradient; returns this rank's sums of losses, and the divisors."""
         own = self._micro_batches(step)
         divisors = self._divisors(step)
         weights = torch.tensor(
-            [loss.weight / max(1, divisors.get(loss.target, 0)) for loss in self.job.losses],
+            [
+                loss.weight / max(1, divisor)
+                for loss, divisor in zip(self.job.losses, divisors, strict=True)
+            ],
             device=self.accelerator.device,
         )
-        # DDP averages over ranks; the divisor already counts the tokens of all of them.
+        # DDP averages over ranks; the divisor already counts what is scored on all of them.
         scale = float(self.accelerator.num_processes)
         total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
         for number, micro_batch in enumerate(own):
@@ -189,12 +192,12 @@ class _Loop:
             total += sums.detach() * counted
         return total, divisors
 
-    def _update(self, step: int, sums: Tensor, divisors: dict[str, int]) -> _Step:
+    def _update(self, step: int, sums: Tensor, divisors: list[int]) -> _Step:
         training = self.job.training
         sums = self.accelerator.reduce(sums, "sum")
         parts = [
-            float(value) / max(1, divisors.get(loss.target, 0))
-            for value, loss in zip(sums.tolist(), self.job.losses, strict=True)
+            float(value) / max(1, divisor)
+            for value, divisor in zip(sums.tolist(), divisors, strict=True)
         ]
         loss = sum(part * term.weight for part, term in zip(parts, self.job.losses, strict=True))
         norm = float(
@@ -210,7 +213,8 @@ class _Loop:
             for optimizer in self.optimizers:
                 optimizer.step()
         self._zero_gradients()
-        return _Step(loss, parts, norm, sum(divisors.values()), len(self.steps[step]))
+        tokens = sum(self.encoded.answer_tokens[index] for index in self.steps[step])
+        return _Step(loss, parts, norm, tokens, len(self.steps[step]))
 
     def _handle_non_finite(self, step: int, loss: float, norm: float) -> None:
         ids = [self.job.examples[i].sample.id for i in self.steps[step]]
@@ -238,13 +242,20 @@ class _Loop:
             ranks=self.accelerator.num_processes,
         )
 
-    def _divisors(self, step: int) -> dict[str, int]:
-        """Supervised tokens of the whole step, by target."""
-        divisors: dict[str, int] = {}
-        for index in self.steps[step]:
-            target = self.job.examples[index].target
-            divisors[target] = divisors.get(target, 0) + self.encoded.answer_tokens[index]
-        return divisors
+    def _divisors(self, step: int) -> list[int]:
+        """What each loss counts in the whole step: its target's supervised tokens, or spans."""
+        return [
+            sum(
+                loss.count_of(self._size(index))
+                for index in self.steps[step]
+                if self.job.examples[index].target == loss.target
+            )
+            for loss in self.job.losses
+        ]
+
+    def _size(self, index: int) -> AnswerSize:
+        tokens = self.encoded.answer_tokens[index]
+        return AnswerSize(tokens, tokens if self.job.spans is None else self.job.spans[index])
 
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
         if number == 0 and self._stream_at != step:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.losses import Loss
-from limbeck.records import IGNORED, StudentView, TeacherSignal
+from limbeck.records import IGNORED, AnswerSize, StudentView, TeacherSignal, Unaligned
 
 if TYPE_CHECKING:
     from limbeck.models.load import LoadedModel
@@ -48,7 +48,7 @@ class Objective(nn.Module):
                 sums.append(view.hidden_NH.new_zeros((), dtype=torch.float32))
                 continue
             term = loss(view, signal if loss.needs_signal else None)
-            assert term.count == len(view.labels_N), f"{type(loss).__name__} dropped rows"
+            assert term.count == loss.count_of(_size(view, signal)), f"{loss} dropped rows"
             sums.append(term.sum.float())
         return torch.stack(sums)
 
@@ -70,5 +70,14 @@ def loss_names(losses: Sequence[Loss]) -> list[str]:
 
 def on_device(signal: TeacherSignal, device: torch.device) -> TeacherSignal:
     """The same signal with its tensors on a device."""
-    tensors = {n: v.to(device) for n, v in vars(signal).items() if isinstance(v, Tensor)}
-    return replace(signal, **tensors)
+    moved: dict[str, Any] = {
+        n: v.to(device) for n, v in vars(signal).items() if isinstance(v, Tensor)
+    }
+    if isinstance(signal, Unaligned):
+        moved["signal"] = on_device(signal.signal, device)
+    return replace(signal, **moved)
+
+
+def _size(view: StudentView, signal: TeacherSignal | None) -> AnswerSize:
+    tokens = len(view.labels_N)
+    return AnswerSize(tokens, signal.spans if isinstance(signal, Unaligned) else tokens)

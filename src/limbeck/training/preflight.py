@@ -7,13 +7,13 @@ from typing import Any
 from limbeck.data.tokens import collate
 from limbeck.models.sensitivity import check_image_sensitivity
 from limbeck.progress import say
-from limbeck.training.job import Job
+from limbeck.training.job import Job, TeacherFacts
 
 COARSE = 0.5
 """Share of the teacher's visual tokens below which the student is warned about."""
 
 
-def preflight(job: Job, teacher_visual_tokens: float | None = None) -> dict[str, Any]:
+def preflight(job: Job, teacher: TeacherFacts | None = None) -> dict[str, Any]:
     """Print and return the decoded prompt and answer, the token counts and the vocabulary.
 
     Also proves that the language head, run on the supervised rows only, gives the model's own
@@ -29,6 +29,7 @@ def preflight(job: Job, teacher_visual_tokens: float | None = None) -> dict[str,
     job.student.verify_head(collate([item], pad_id=encoder.pad_id, side="right"))
     if example.sample.images:
         check_image_sensitivity(job.student, example.sample, job.data, example.answer)
+    teacher_visual_tokens = teacher.visual_tokens_mean if teacher else None
     prompt_ids = item.input_ids_L.tolist()[: item.answer_start]
     facts: dict[str, Any] = {
         "sample": example.sample.id,
@@ -37,7 +38,9 @@ def preflight(job: Job, teacher_visual_tokens: float | None = None) -> dict[str,
         "supervised_tokens": len(item.answer_ids),
         "visual_tokens": item.visual_tokens,
         "visual_tokens_of_the_teacher": teacher_visual_tokens,
-        "shared_vocabulary": job.vocabulary.describe(),
+        "shared_vocabulary": job.vocabulary.describe() if job.spans is None else None,
+        "aligned_spans": _spans(job),
+        "live_teacher": teacher.live_memory if teacher else None,
     }
     for name, value in facts.items():
         if value is not None:
@@ -48,6 +51,14 @@ def preflight(job: Job, teacher_visual_tokens: float | None = None) -> dict[str,
             " it cannot resolve it cannot learn to read (raise student.max_pixels)"
         )
     return facts
+
+
+def _spans(job: Job) -> str | None:
+    """How much text the tokenizers of teacher and student cut alike, if they are two."""
+    if job.spans is None:
+        return None
+    tokens = sum(len(job.student.encoder.answer_tokens(e.answer)) for e in job.examples)
+    return f"{sum(job.spans):,} for {tokens:,} answer tokens of the student (other tokenizer)"
 
 
 def _shortened(ids: list[int]) -> list[int]:

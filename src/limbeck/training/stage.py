@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from limbeck.recipe.sections import (
 from limbeck.records import Sample
 from limbeck.signals import SignalSource
 from limbeck.teachers import OpenTeacher, Teacher
+from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
-from limbeck.training.job import Job
+from limbeck.training.job import Job, TeacherFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +55,7 @@ def train_student(
 
     Raises:
         DataError: a loss wants gold answers and samples have none; labels and data disagree.
-        UsageError: a loss needs the teacher's distributions where none are kept.
+        UsageError: a loss compares tokens, and the teacher's tokenizer is not the student's.
     """
     from limbeck.models.load import load_model
     from limbeck.models.vocabulary import shared_vocabulary
@@ -62,21 +64,31 @@ def train_student(
     about_teacher = json.loads((labels / TEACHER).read_text())
     student = load_model(section, device=device)
     rows = student.model.get_output_embeddings().weight.shape[0]
-    signals: SignalSource | None = None
-    if any(loss.needs_signal for loss in losses):
-        tokenizer = _teacher_tokenizer(labels)
-        vocabulary = shared_vocabulary(
-            tokenizer, student.tokenizer, about_teacher["head_rows"], rows
-        )
+    tokenizer, teacher_rows = student.tokenizer, rows
+    signalled = [loss for loss in losses if loss.needs_signal]
+    by_token = not all(loss.crosses_tokenizers for loss in signalled)
+    if by_token:
+        tokenizer, teacher_rows = _teacher_tokenizer(labels), about_teacher["head_rows"]
+    vocabulary = shared_vocabulary(tokenizer, student.tokenizer, teacher_rows, rows)
+    job = Job(output, student, vocabulary, examples, data, losses, training, seed, title)
+    about = TeacherFacts(about_teacher["visual_tokens_mean"])
+    if signalled:
         if labelling.signal == "live":
-            signals = live_signal(teacher.open(data, device=device), examples)
+            session = teacher.open(data, device=device)
+            about = replace(about, live_memory=session.describe_memory())
+            job.signals = live_signal(session, examples)
         else:
-            signals = cached_signal(labels, cache_key, examples)
-    else:
-        vocabulary = shared_vocabulary(student.tokenizer, student.tokenizer, rows, rows)
-    job = Job(output, student, vocabulary, examples, data, losses, training, seed, title, signals)
-    visual_tokens = about_teacher["visual_tokens_mean"]
-    return _train(job, section.adapter, section.freeze, teacher_visual_tokens=visual_tokens)
+            job.signals = cached_signal(labels, cache_key, examples)
+        if not by_token:
+            job.signals, job.spans = aligned_signal(
+                job.signals,
+                examples,
+                losses,
+                encoder=student.encoder,
+                teacher_tokenizer=_teacher_tokenizer(labels),
+                about_teacher=about_teacher,
+            )
+    return _train(job, section.adapter, section.freeze, about)
 
 
 def fine_tune(
@@ -154,7 +166,8 @@ def live_signal(session: OpenTeacher, examples: Sequence[Example]) -> SignalSour
 
     from limbeck.signals.live import LiveSignal
 
-    labelled = {e.sample.id: e for e in examples if e.target == "teacher"}
+    # Where gold answers are labelled, examples of either target have the labelled text.
+    labelled = {e.sample.id: e for e in sorted(examples, key=lambda e: e.target == "teacher")}
 
     def logits_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
         scored = session.score([labelled[i].sample for i in ids], [labelled[i].answer for i in ids])
@@ -163,7 +176,7 @@ def live_signal(session: OpenTeacher, examples: Sequence[Example]) -> SignalSour
                 raise DataError(
                     "teacher and student cut the answer into different tokens",
                     where=f"sample {sample_id}",
-                    mend="their end-of-turn tokens differ; train without divergence losses",
+                    mend="their end-of-turn tokens differ; use kind: cross_tokenizer",
                 )
         return torch.cat([teacher.logits_NV for teacher in scored])
 
@@ -174,8 +187,7 @@ def _train(
     job: Job,
     adapter: Adapter | None,
     freeze: Sequence[PartName],
-    *,
-    teacher_visual_tokens: float | None = None,
+    teacher: TeacherFacts | None = None,
 ) -> dict[str, Any]:
     """Check, adapt, train, save; shared by students and teachers."""
     import torch
@@ -186,7 +198,7 @@ def _train(
 
     job.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed)
-    facts = preflight(job, teacher_visual_tokens)
+    facts = preflight(job, teacher)
     adapted = prepare_for_training(
         job.student,
         adapter=adapter,
