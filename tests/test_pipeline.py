@@ -310,6 +310,20 @@ def test_models_that_are_not_here_are_all_listed_with_how_to_get_them(tmp_path: 
     assert [p.stage.kind for p in plan.stages][-1] == "report"
 
 
+def test_the_plan_shows_what_a_picture_costs(tmp_path: Path, tiny_model: Path) -> None:
+    changes = {
+        "teacher": {"backend": "transformers", "model": str(tiny_model), "max_pixels": 8192},
+        "student__max_pixels": 4096,
+    }
+    budgets = pipeline.build_plan(tiny_recipe(tmp_path, **changes)).visual_budgets
+    assert budgets["teacher"]["visual_tokens_at_most"] == 4, "the largest square below 8 tokens"
+    assert budgets["student"] == {
+        "min_pixels": None,
+        "max_pixels": 4096,
+        "visual_tokens_at_most": 4,
+    }
+
+
 def test_a_live_teacher_gives_the_losses_that_a_full_cache_gives(tmp_path: Path) -> None:
     changes = {
         "label__top_k": 128,

@@ -78,6 +78,8 @@ def plan(
             for row in planned.stages:
                 state = "done " if row.done else "to do"
                 emit(f"{state}  {row.stage.kind:<12}{row.stage.title:<{width}}  {row.folder}")
+            for name, budget in planned.visual_budgets.items():
+                emit(_budget_line(name, budget))
             left = sum(not row.done for row in planned.stages)
             emit(f"{len(planned.stages)} stages, {left} to do")
         for problem in planned.problems:
@@ -227,6 +229,14 @@ def _run(
 def _tell(event: str, stage: Stage) -> None:
     if event == "cached":
         typer.echo(f"{stage.kind}: {stage.title} (done before)", err=True)
+
+
+def _budget_line(name: str, budget: dict[str, Any]) -> str:
+    """How many pixels and tokens a picture may become, as the plan shows it."""
+    pixels = budget["max_pixels"] or "the processor's own"
+    tokens = budget["visual_tokens_at_most"]
+    counted = "" if tokens is None else f", at most {tokens:,} visual tokens"
+    return f"{name}: pixels of a picture: {pixels}{counted}"
 
 
 def _json(value: Any) -> str:

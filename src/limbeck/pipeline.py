@@ -53,6 +53,7 @@ class Plan:
     name: str
     stages: list[PlannedStage]
     problems: list[LimbeckError]
+    visual_budgets: dict[str, dict[str, Any]]
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
@@ -60,6 +61,7 @@ class Plan:
             "name": self.name,
             "stages": [stage.describe() for stage in self.stages],
             "problems": [str(problem) for problem in self.problems],
+            "visual_budgets": self.visual_budgets,
         }
 
 
@@ -92,6 +94,7 @@ def build_plan(recipe: Recipe, *, until: Command | None = None) -> Plan:
     A model that is not on this machine is a problem of the plan; what depends on it is left out.
     """
     from limbeck.graph import graph_of
+    from limbeck.graph.budget import visual_budgets
 
     graph = graph_of(recipe)
     store = Store(Path(recipe.work))
@@ -101,7 +104,7 @@ def build_plan(recipe: Recipe, *, until: Command | None = None) -> Plan:
         )
         for s in _until(graph.stages, until)
     ]
-    return Plan(recipe.name, planned, graph.problems)
+    return Plan(recipe.name, planned, graph.problems, visual_budgets(recipe))
 
 
 def run(

@@ -73,10 +73,11 @@ def test_a_damaged_answer_scores_between_the_copy_and_nothing(metric: Metric) ->
 
 
 @pytest.mark.parametrize("nothing", ["", "   ", "\n\t"])
-def test_empty_predictions_score_zero(metric: Metric, nothing: str) -> None:
+def test_empty_predictions_score_worst(metric: Metric, nothing: str) -> None:
     result = metric.compute([nothing] * len(COPIES), REFERENCES)
-    assert result.value == pytest.approx(0, abs=1e-9)
-    assert result.per_sample == pytest.approx([0] * len(COPIES), abs=1e-9)
+    worst = 0 if metric.higher_is_better else 1
+    assert result.value == pytest.approx(worst, abs=1e-9)
+    assert result.per_sample == pytest.approx([worst] * len(COPIES), abs=1e-9)
 
 
 def test_the_best_of_several_references_is_enough(metric: Metric) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from limbeck.metrics.element_f1 import ElementF1, listed_elements
 from limbeck.metrics.exact_match import ExactMatch
-from limbeck.metrics.length_ratio import LengthRatio
+from limbeck.metrics.length_error import LengthError
 from limbeck.metrics.token_f1 import TokenF1
 from limbeck.records import Sample
 
@@ -65,9 +65,10 @@ def test_samples_whose_references_list_no_element_are_left_out() -> None:
     assert ElementF1().applies_to(["A page", "A page. logo"], None)
 
 
-def test_length_ratio_is_that_of_summed_words() -> None:
-    result = LengthRatio().compute(["a b c d", "", "a"], [["a b", "a b c d"], ["a"], ["a"]])
-    assert result.value == pytest.approx(5 / 5)
-    assert result.per_sample == pytest.approx([4 / 3, 0, 1])
+def test_length_error_is_the_mean_relative_distance_in_words() -> None:
+    result = LengthError().compute(["a b c d", "", "a"], [["a b", "a b c d"], ["a"], ["a"]])
+    assert result.per_sample == pytest.approx([1 / 3, 1, 0])
+    assert result.value == pytest.approx((1 / 3 + 1 + 0) / 3)
+    assert result.details["ratio"] == pytest.approx(5 / 5)
     assert result.details["words_mean"] == pytest.approx(5 / 3)
     assert result.details["empty_share"] == pytest.approx(1 / 3)

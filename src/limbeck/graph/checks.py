@@ -17,7 +17,7 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
     Raises:
         UsageError: naming the loss and the setting that would help.
     """
-    for arm in arms:
+    for arm in (arm for arm in arms if arm.trained):
         for index, loss in enumerate(cast(Sequence[Loss], arm.recipe.losses)):
             where = (
                 f"losses.{index}" if arm.name == "student" else f"arms.{arm.name}.losses.{index}"

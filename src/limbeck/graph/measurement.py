@@ -13,6 +13,7 @@ from limbeck.graph.models import teacher_identity
 from limbeck.recipe import Arm
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import ModelOf, Stage
+from limbeck.store import Store
 from limbeck.teachers import Teacher
 from limbeck.teachers.transformers import Transformers
 
@@ -120,7 +121,7 @@ def report_stage(
     benchmarks: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
-    recipe, stages = graph.recipe, list(graph.stages)
+    recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
     trained = {arm.id: m.stage for arm, m in models if arm.trained and m and m.stage}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
@@ -145,9 +146,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
-                stages=[
-                    {"kind": s.kind, "title": s.title, "fingerprint": s.fingerprint} for s in stages
-                ],
+                stages=[_made(store, stage) for stage in stages],
             ),
         )
 
@@ -160,6 +159,17 @@ def report_stage(
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))
+
+
+def _made(store: Store, stage: Stage) -> dict[str, Any]:
+    """A finished stage as the report's provenance shows it."""
+    seconds = store.manifest(stage.kind, stage.fingerprint)["seconds"]
+    return {
+        "kind": stage.kind,
+        "title": stage.title,
+        "fingerprint": stage.fingerprint,
+        "seconds": seconds,
+    }
 
 
 def is_first_seed(arm: Arm, arms: Sequence[Arm]) -> bool:

@@ -124,8 +124,7 @@ class _Loop:
                         journal.append(job.output / METRICS, [row])
                     if tracker is not None:
                         tracker.log(row)
-                    note = f"loss {row['loss']:.4f}  {row['tokens_per_second']:.0f} tokens/s"
-                    progress.advance(0, note)
+                    progress.advance(0, _note(row))
                 progress.advance()
                 stopping = self._anywhere(stop.signal_name is not None)
                 if stopping or self._is_due(step + 1, job.training.checkpoint_every):
@@ -368,6 +367,13 @@ class _Loop:
             return flag
         value = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(value, "sum").item() > 0)
+
+
+def _note(row: dict[str, Any]) -> str:
+    """What stands beside the progress bar."""
+    parts = ", ".join(f"{name} {value:.4f}" for name, value in row["losses"].items())
+    memory = next(f"{v:.2f} GiB" for name, v in row.items() if name.endswith("_gib"))
+    return f"loss {row['loss']:.4f} ({parts})  {row['tokens_per_second']:.0f} tokens/s  {memory}"
 
 
 def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:

@@ -1,0 +1,123 @@
+"""What every teacher backend must do; a file in limbeck/teachers is tested by being there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from limbeck.data.samples import read_samples
+from limbeck.recipe.component import component_names
+from limbeck.records import Sample
+from limbeck.teachers import OpenTeacher, Teacher, batches_by_length
+
+BACKENDS = component_names("limbeck.teachers")
+
+
+def transformers(folder: Path) -> Teacher:
+    from limbeck.teachers.transformers import Transformers
+
+    return Transformers(model=str(folder))
+
+
+FACTORIES: dict[str, Callable[[Path], Teacher]] = {"transformers": transformers}
+"""How to make a teacher of each backend from a folder with a tiny model."""
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def teacher(request: pytest.FixtureRequest, tiny_model: Path) -> Teacher:
+    assert request.param in FACTORIES, f"add a factory for {request.param} to this file"
+    return FACTORIES[request.param](tiny_model)
+
+
+@pytest.fixture(scope="module")
+def session(teacher: Teacher, screens: Path) -> OpenTeacher:
+    return teacher.open(screens, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def samples(screens: Path) -> list[Sample]:
+    return read_samples(screens, "train", 6)
+
+
+def test_identity_is_json_and_follows_the_weights(teacher: Teacher, tmp_path: Path) -> None:
+    identity = teacher.identity()
+    assert json.loads(json.dumps(identity)) == identity
+    copy = tmp_path / "model"
+    shutil.copytree(teacher.model, copy)  # type: ignore[attr-defined]
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "changed": True}))
+    other = FACTORIES[teacher.backend](copy)  # type: ignore[attr-defined]
+    assert other.identity() != identity
+
+
+def test_greedy_answers_do_not_depend_on_the_batch(
+    session: OpenTeacher, samples: list[Sample]
+) -> None:
+    options = {"max_new_tokens": 12, "temperature": 0.0, "seed": 0}
+    together = session.generate(samples, **options)
+    alone = [session.generate([sample], **options)[0] for sample in samples]
+    assert together == alone
+    assert all(1 <= answer.tokens <= 12 for answer in together)
+    assert all(answer.finished or answer.tokens == 12 for answer in together)
+
+
+def test_sampling_follows_the_seed(session: OpenTeacher, samples: list[Sample]) -> None:
+    def drawn(seed: int) -> list[str]:
+        answers = session.generate(samples, max_new_tokens=12, temperature=1.0, seed=seed)
+        return [answer.text for answer in answers]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_scores_have_a_row_for_every_token_and_do_not_depend_on_the_batch(
+    session: OpenTeacher, samples: list[Sample]
+) -> None:
+    texts = [sample.references[0] for sample in samples]
+    together = session.score(samples, texts)
+    for sample, text, scored in zip(samples, texts, together, strict=True):
+        (alone,) = session.score([sample], [text])
+        assert scored.answer_ids == alone.answer_ids
+        assert scored.logits_NV.shape[0] == len(scored.answer_ids)
+        assert (scored.logits_NV - alone.logits_NV).abs().max() < 1e-4
+        assert max(scored.answer_ids) < scored.logits_NV.shape[1] <= session.vocabulary_rows
+
+
+def test_a_greedy_answer_is_the_argmax_of_its_own_distribution(
+    session: OpenTeacher, samples: list[Sample]
+) -> None:
+    answers = session.generate(samples, max_new_tokens=12, temperature=0.0, seed=0)
+    scored = session.score(samples, [answer.text for answer in answers])
+    for answer, rows in zip(answers, scored, strict=True):
+        tokens = rows.answer_ids if answer.finished else rows.answer_ids[:-1]
+        best = rows.logits_NV.argmax(-1).tolist()[: len(tokens)]
+        if len(tokens) == answer.tokens:  # an unknown word has no text to score
+            assert list(tokens) == best
+
+
+def test_the_image_reaches_the_teacher(session: OpenTeacher, samples: list[Sample]) -> None:
+    session.check_image_sensitivity(samples[0], samples[0].references[0])
+    assert session.visual_tokens(samples[0]) > 0
+
+
+def test_the_tokenizer_is_kept(session: OpenTeacher, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    session.save_tokenizer(tmp_path)
+    kept = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    assert len(kept) <= session.vocabulary_rows
+    assert kept("Login screen", add_special_tokens=False)["input_ids"]
+
+
+def test_batches_hold_every_sample_once_and_the_longest_first(
+    session: OpenTeacher, samples: list[Sample]
+) -> None:
+    batches = list(batches_by_length(session, samples, 4))
+    assert [len(batch) for batch in batches] == [4, 2]
+    assert sorted(s.id for batch in batches for s in batch) == sorted(s.id for s in samples)
+    lengths = [session.expected_length(s) for batch in batches for s in batch]
+    assert lengths == sorted(lengths, reverse=True)
