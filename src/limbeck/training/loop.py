@@ -29,6 +29,7 @@ from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
 from limbeck.training.objective import Objective, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
+from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
 from limbeck.training.stop import stop_on_signals
 from limbeck.training.tracking import open_tracker
 
@@ -94,6 +95,9 @@ class _Loop:
         self.names = loss_names(job.losses)
         self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data)
         self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
+        fraction = job.training.on_policy.fraction
+        self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
+        self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
         self._stream: Iterator[list[Encoded]] = iter(())
         self._stream_at = -1
@@ -115,6 +119,7 @@ class _Loop:
         self.module.train()
         with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
             for step in range(first, total):
+                self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
                 self._count(report)
                 if self._is_due(step + 1, job.training.log_every):
@@ -260,10 +265,14 @@ class _Loop:
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
         if number == 0 and self._stream_at != step:
             rest = (m for later in range(step, len(self.steps)) for m in self._micro_batches(later))
-            self._stream = self.encoded.stream(rest, self.job.training.workers)
+            known = (m for m in rest if m.target != TARGET)
+            self._stream = self.encoded.stream(known, self.job.training.workers)
         # Whoever leaves the step half-way (out of memory) makes the next try start a new stream.
         self._stream_at = step + 1 if number == len(self._micro_batches(step)) - 1 else -1
-        items = next(self._stream)
+        if micro_batch.target == TARGET:  # written just now, and in this process
+            items = [self.encoded[index] for index in micro_batch.indices]
+        else:
+            items = next(self._stream)
         batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
         signal = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
@@ -284,6 +293,7 @@ class _Loop:
             return 0
         state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
         self.counters = _Counters(**state["counters"])
+        self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
             rows = [
                 r for r in journal.read(self.job.output / METRICS) if r["step"] <= state["step"]
@@ -301,7 +311,7 @@ class _Loop:
                 step,
                 weights=self.trainable,
                 optimizers=self._plain_optimizers(),
-                state={"counters": vars(self.counters)},
+                state={"counters": vars(self.counters), "own_answers": self.own_answers.state()},
             )
         self.accelerator.wait_for_everyone()
 
