@@ -55,6 +55,7 @@ class FakeSession:
     blind: bool = False
     asked: list[str] = field(default_factory=lambda: [])
     vocabulary_rows: int = 12
+    answer_frame: tuple[str, list[int]] = ("", [0])
 
     def generate(self, samples: Sequence[Sample], **_: Any) -> list[Answer]:
         self.asked += [sample.id for sample in samples]

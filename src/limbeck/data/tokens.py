@@ -50,6 +50,19 @@ class Encoded:
         aligned = {name: tensor_L[:start] for name, tensor_L in self.aligned.items()}
         return Encoded(self.input_ids_L[:start], start, aligned, self.features, self.visual_tokens)
 
+    def with_answer(self, answer_ids: Sequence[int]) -> Encoded:
+        """The same prompt and pictures with another answer."""
+        import torch
+
+        prompt = self.without_answer()
+        answer_L = torch.tensor(answer_ids, dtype=prompt.input_ids_L.dtype)
+        aligned = {
+            name: torch.cat([tensor_L, tensor_L.new_zeros(len(answer_ids))])
+            for name, tensor_L in prompt.aligned.items()
+        }
+        ids_L = torch.cat([prompt.input_ids_L, answer_L])
+        return Encoded(ids_L, self.answer_start, aligned, self.features, self.visual_tokens)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -192,7 +205,7 @@ class Encoder:
             features=features,
             visual_tokens=int((prompt_1L == self.image_token_id).sum()),
         )
-        self._check_context(encoded, sample)
+        self.check_context(encoded, sample)
         return encoded
 
     def _picture(self, sample: Sample, data_folder: Path, number: int) -> Image:
@@ -215,7 +228,12 @@ class Encoder:
                 f"the model's processor refuses the sample ({error})", where=sample.id
             ) from error
 
-    def _check_context(self, encoded: Encoded, sample: Sample) -> None:
+    def check_context(self, encoded: Encoded, sample: Sample) -> None:
+        """Refuse what the model's context does not hold.
+
+        Raises:
+            DataError: names the sample, its tokens and the limit.
+        """
         tokens, limit = len(encoded.input_ids_L), self.context_tokens
         if limit is not None and tokens > limit:
             raise DataError(

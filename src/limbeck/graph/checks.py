@@ -22,6 +22,8 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
             where = (
                 f"losses.{index}" if arm.name == "student" else f"arms.{arm.name}.losses.{index}"
             )
+            if loss.target == "student":
+                _check_own_answers(recipe, loss, f"{where}.target")
             if not loss.needs_signal:
                 continue
             if recipe.label.signal == "none":
@@ -44,6 +46,22 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
                     where=f"{where}.temperature",
                     mend=f"add {temperature} to label.temperatures",
                 )
+
+
+def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
+    """On-policy: only a live teacher can score what the student has just written."""
+    if not loss.needs_signal:
+        raise UsageError(
+            "what the student writes itself is no truth to learn by heart",
+            where=where,
+            mend="use a divergence there, or target: teacher or gold",
+        )
+    if recipe.label.signal != "live":
+        raise UsageError(
+            f"needs a teacher that scores new answers, and label.signal is {recipe.label.signal}",
+            where=where,
+            mend="set label.signal to live",
+        )
 
 
 def device_of(asked: str) -> str:

@@ -28,8 +28,10 @@ class Loss(Component):
     """Whether it also takes a teacher with another tokenizer (`records.Unaligned`)."""
 
     weight: float = Field(1.0, ge=0)
-    target: Literal["teacher", "gold"] = Field(
-        "teacher", description="whose answer the rows are: the labelled one, or the first reference"
+    target: Literal["teacher", "gold", "student"] = Field(
+        "teacher",
+        description="whose answer the rows are: the labelled one, the first reference, or what the"
+        " student itself writes (on-policy; needs label.signal: live)",
     )
 
     def __call__(self, student: StudentView, teacher: TeacherSignal | None) -> LossTerm:

@@ -137,6 +137,19 @@ class Student(ModelSection):
     freeze: tuple[PartName, ...] = Field(default=(), description="parts that are not trained")
 
 
+class OnPolicy(Section):
+    """How the student writes the answers that losses with `target: student` are computed on."""
+
+    fraction: float = Field(
+        default=1.0, gt=0, le=1, description="share of a step's samples that it answers itself"
+    )
+    temperature: float = Field(default=1.0, ge=0, description="of its sampling; 0 is greedy")
+    max_new_tokens: int = Field(default=128, gt=0, description="limit of an answer")
+    refresh_every: int = Field(
+        default=1, gt=0, description="steps whose answers are written at once, before the first"
+    )
+
+
 class Training(Section):
     """How a model is trained; the same section trains the student and fine-tunes the teacher."""
 
@@ -186,6 +199,9 @@ class Training(Section):
     log_every: int = Field(default=10, gt=0, description="steps between rows of metrics.jsonl")
     tracker: Literal["none", "trackio", "wandb", "tensorboard"] = Field(
         default="none", description="where metrics go besides metrics.jsonl"
+    )
+    on_policy: OnPolicy = Field(
+        default=OnPolicy(), description="only where a loss has `target: student`"
     )
 
     @model_validator(mode="before")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ class EncodedExamples(Dataset["Encoded"]):
     """
 
     def __init__(self, examples: Sequence[Example], encoder: Encoder, data: Path) -> None:
-        self._examples, self._encoder, self._data = examples, encoder, data
+        self._examples, self._encoder, self._data = list(examples), encoder, data
         self._kept: dict[int, Encoded] = {}
         self._kept_bytes = 0
         self.answer_tokens = [len(encoder.answer_tokens(e.answer)) for e in examples]
@@ -49,6 +50,21 @@ class EncodedExamples(Dataset["Encoded"]):
             self._kept[index] = item
             self._kept_bytes += size
         return item
+
+    def set_answer(self, index: int, answer: str) -> None:
+        """Give an example another answer; its pictures are not prepared again.
+
+        Raises:
+            DataError: prompt and answer do not fit the context.
+        """
+        item = self[index].with_answer(self._encoder.answer_tokens(answer))
+        example = replace(self._examples[index], answer=answer)
+        self._encoder.check_context(item, example.sample)
+        self._examples[index] = example
+        if index in self._kept:
+            self._kept[index] = item
+        self.answer_tokens[index] = len(item.answer_ids)
+        self.expected_lengths[index] = len(item.answer_ids) + _prompt_length(example)
 
     def stream(self, plan: Iterable[MicroBatch], workers: int) -> Iterator[list[Encoded]]:
         """The examples of each micro-batch in turn, prepared by `workers` processes (0: here)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ class Job:
     seed: int
     title: str
     signals: SignalSource | None = None
+    own_answers: dict[str, str] = field(default_factory=lambda: {})
+    """What the student itself last wrote, by sample id; shared with a live teacher's signals."""
     spans: Sequence[int] | None = None
     """Of each example: spans of text on which two different tokenizers agree; None where the
     teacher's rows line up with the student's."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -29,6 +28,8 @@ from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
 from limbeck.training.objective import Objective, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
+from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
+from limbeck.training.readings import memory_now, note_of
 from limbeck.training.stop import stop_on_signals
 from limbeck.training.tracking import open_tracker
 
@@ -94,6 +95,9 @@ class _Loop:
         self.names = loss_names(job.losses)
         self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data)
         self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
+        fraction = job.training.on_policy.fraction
+        self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
+        self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
         self._stream: Iterator[list[Encoded]] = iter(())
         self._stream_at = -1
@@ -115,6 +119,7 @@ class _Loop:
         self.module.train()
         with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
             for step in range(first, total):
+                self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
                 self._count(report)
                 if self._is_due(step + 1, job.training.log_every):
@@ -124,7 +129,7 @@ class _Loop:
                         journal.append(job.output / METRICS, [row])
                     if tracker is not None:
                         tracker.log(row)
-                    progress.advance(0, _note(row))
+                    progress.advance(0, note_of(row))
                 progress.advance()
                 stopping = self._anywhere(stop.signal_name is not None)
                 if stopping or self._is_due(step + 1, job.training.checkpoint_every):
@@ -260,10 +265,14 @@ class _Loop:
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
         if number == 0 and self._stream_at != step:
             rest = (m for later in range(step, len(self.steps)) for m in self._micro_batches(later))
-            self._stream = self.encoded.stream(rest, self.job.training.workers)
+            known = (m for m in rest if m.target != TARGET)
+            self._stream = self.encoded.stream(known, self.job.training.workers)
         # Whoever leaves the step half-way (out of memory) makes the next try start a new stream.
         self._stream_at = step + 1 if number == len(self._micro_batches(step)) - 1 else -1
-        items = next(self._stream)
+        if micro_batch.target == TARGET:  # written just now, and in this process
+            items = [self.encoded[index] for index in micro_batch.indices]
+        else:
+            items = next(self._stream)
         batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
         signal = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
@@ -284,6 +293,7 @@ class _Loop:
             return 0
         state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
         self.counters = _Counters(**state["counters"])
+        self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
             rows = [
                 r for r in journal.read(self.job.output / METRICS) if r["step"] <= state["step"]
@@ -301,7 +311,7 @@ class _Loop:
                 step,
                 weights=self.trainable,
                 optimizers=self._plain_optimizers(),
-                state={"counters": vars(self.counters)},
+                state={"counters": vars(self.counters), "own_answers": self.own_answers.state()},
             )
         self.accelerator.wait_for_everyone()
 
@@ -339,7 +349,7 @@ class _Loop:
             "skipped": self.counters.skipped,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
-            **_memory(),
+            **memory_now(),
         }
 
     def _seconds_so_far(self) -> float:
@@ -369,13 +379,6 @@ class _Loop:
         return bool(self.accelerator.reduce(value, "sum").item() > 0)
 
 
-def _note(row: dict[str, Any]) -> str:
-    """What stands beside the progress bar."""
-    parts = ", ".join(f"{name} {value:.4f}" for name, value in row["losses"].items())
-    memory = next(f"{v:.2f} GiB" for name, v in row.items() if name.endswith("_gib"))
-    return f"loss {row['loss']:.4f} ({parts})  {row['tokens_per_second']:.0f} tokens/s  {memory}"
-
-
 def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:
     from contextlib import nullcontext
 
@@ -386,9 +389,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
     )
-
-
-def _memory() -> dict[str, float]:
-    if torch.cuda.is_available():
-        return {"cuda_allocated_peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3)}
-    return {"process_rss_gib": round(psutil.Process().memory_info().rss / 2**30, 3)}

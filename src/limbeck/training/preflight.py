@@ -24,7 +24,8 @@ def preflight(job: Job, teacher: TeacherFacts | None = None) -> dict[str, Any]:
         LimbeckError: blanking the image does not move the student's answer logits.
     """
     encoder, tokenizer = job.student.encoder, job.student.tokenizer
-    example = next((e for e in job.examples if e.sample.images), job.examples[0])
+    with_answer = [e for e in job.examples if e.target != "student"] or list(job.examples)
+    example = next((e for e in with_answer if e.sample.images), with_answer[0])
     item = encoder.encode(example.sample, job.data, example.answer)
     job.student.verify_head(collate([item], pad_id=encoder.pad_id, side="right"))
     if example.sample.images:

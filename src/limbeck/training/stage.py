@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.labels import TEACHER, TOKENIZER, read_labels
-from limbeck.errors import DataError
+from limbeck.errors import DataError, UsageError
 from limbeck.losses import Loss
 from limbeck.recipe.sections import (
     Adapter,
@@ -57,6 +57,8 @@ def train_student(
         DataError: a loss wants gold answers and samples have none; labels and data disagree.
         UsageError: a loss compares tokens, and the teacher's tokenizer is not the student's.
     """
+    import torch
+
     from limbeck.models.load import load_model
     from limbeck.models.vocabulary import shared_vocabulary
 
@@ -72,14 +74,19 @@ def train_student(
     vocabulary = shared_vocabulary(tokenizer, student.tokenizer, teacher_rows, rows)
     job = Job(output, student, vocabulary, examples, data, losses, training, seed, title)
     about = TeacherFacts(about_teacher["visual_tokens_mean"])
+
+    def columns_of(text: str) -> list[int]:
+        return vocabulary.columns_of(torch.tensor(student.encoder.answer_tokens(text))).tolist()
+
     if signalled:
         if labelling.signal == "live":
             session = teacher.open(data, device=device)
             about = replace(about, live_memory=session.describe_memory())
-            job.signals = live_signal(session, examples)
+            job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
             job.signals = cached_signal(labels, cache_key, examples)
         if not by_token:
+            _refuse_own_answers(signalled)
             job.signals, job.spans = aligned_signal(
                 job.signals,
                 examples,
@@ -131,15 +138,16 @@ def make_examples(
     if missing:
         raise DataError(f"sample {missing[0]} has no label", where=str(labels))
     targets = sorted({loss.target for loss in losses})
-    if labelling.answers == "gold":
-        targets = ["teacher"] if targets == ["teacher"] else targets
     examples: list[Example] = []
     for sample in samples:
         row = texts[sample.id]
         if not row.valid:
             continue
+        answers = {"teacher": row.text, "student": ""}  # the student has yet to write its own
         for target in targets:
-            answer = row.text if target == "teacher" else _gold(sample, "losses.target: gold")
+            answer = answers.get(target)
+            if answer is None:
+                answer = _gold(sample, "losses.target: gold")
             examples.append(Example(sample, answer, target))
     return examples
 
@@ -160,8 +168,20 @@ def cached_signal(labels: Path, key: dict[str, Any], examples: Sequence[Example]
     return reader
 
 
-def live_signal(session: OpenTeacher, examples: Sequence[Example]) -> SignalSource:
-    """Signals computed by the teacher while the student trains."""
+def live_signal(
+    session: OpenTeacher,
+    examples: Sequence[Example],
+    own_answers: Mapping[str, str] | None = None,
+    tokens_of: Callable[[str], Sequence[int]] | None = None,
+) -> SignalSource:
+    """Signals computed by the teacher while the student trains.
+
+    Args:
+        session: the teacher.
+        examples: the labelled answers.
+        own_answers: what the student last wrote, by sample id; changes while it trains.
+        tokens_of: the student's tokens of an answer, to tell its own from the labelled one.
+    """
     import torch
 
     from limbeck.signals.live import LiveSignal
@@ -169,8 +189,15 @@ def live_signal(session: OpenTeacher, examples: Sequence[Example]) -> SignalSour
     # Where gold answers are labelled, examples of either target have the labelled text.
     labelled = {e.sample.id: e for e in sorted(examples, key=lambda e: e.target == "teacher")}
 
+    def text_of(sample_id: str, answer: Sequence[int]) -> str:
+        own = own_answers.get(sample_id) if own_answers else None
+        if own is not None and tokens_of is not None and list(tokens_of(own)) == list(answer):
+            return own
+        return labelled[sample_id].answer
+
     def logits_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
-        scored = session.score([labelled[i].sample for i in ids], [labelled[i].answer for i in ids])
+        texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
+        scored = session.score([labelled[i].sample for i in ids], texts)
         for sample_id, answer, teacher in zip(ids, answers, scored, strict=True):
             if list(teacher.answer_ids) != list(answer):
                 raise DataError(
@@ -219,6 +246,15 @@ def _gold(sample: Sample, where: str) -> str:
             mend="give the samples references, or train on target: teacher",
         )
     return sample.references[0]
+
+
+def _refuse_own_answers(losses: Sequence[Loss]) -> None:
+    if any(loss.target == "student" for loss in losses):
+        raise UsageError(
+            "the student's own answers have no spans of the teacher's tokenizer",
+            where="losses.target: student",
+            mend="use kind: divergence with a student of the teacher's tokenizer",
+        )
 
 
 def _teacher_tokenizer(labels: Path) -> Any:
