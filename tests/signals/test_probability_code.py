@@ -24,7 +24,7 @@ def coded(logits_NV: torch.Tensor, k: int) -> tuple[TopK, TopK, NDArray[Any]]:
     codes, ranges, tails = probability_code.encode(
         signal.logp_NK.numpy(), signal.log_tails_NT.numpy(), TEMPERATURES
     )
-    assert (codes.dtype, ranges.dtype, tails.dtype) == (np.uint8, np.float16, np.float16)
+    assert (codes.dtype, ranges.dtype, tails.dtype) == (np.uint8, np.uint8, np.float16)
     logp, log_sums = probability_code.decode(codes, ranges, tails, TEMPERATURES)
     given_back = TopK(
         signal.ids_NK,
@@ -54,7 +54,7 @@ def test_distances_below_the_best_token_are_within_the_bound(scale: float) -> No
     error = (distance(found.logp_NK) - distance(signal.logp_NK)).abs().amax(-1).numpy()
     assert (error <= bound * 1.001 + 1e-5).all()
     # An even grid of 255 steps has half a step of R / 508; ours is wider only far from the best.
-    assert (bound <= distance(signal.logp_NK).amax(-1).numpy() / 100 + 1e-4).all()
+    assert (bound <= distance(signal.logp_NK).amax(-1).numpy() / 90 + 1e-4).all()
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0, 30.0, 300.0])

@@ -4,7 +4,7 @@ What is coded is x, the distance in nats below the row's most probable token. It
 x = A u + (R - A) u^2 for u = 0, 1/254, ..., 1, where R is the row's largest distance and A is
 R / 3, 12 at most: three times finer than even steps near the top, where the mass is. Level 0
 belongs to the most probable token and its exact ties alone, so the argmax survives; byte 255 is a
-token that is ruled out.
+token that is ruled out. R is one byte, too: a power of 2^(1/12), rounded up.
 
 Probabilities are not read off these levels. They share the mass that the stored tail leaves over,
 
@@ -32,22 +32,25 @@ SMALLEST = 2.0**-24
 LIMIT_NATS = 64.0
 """At the hottest stored temperature a token so far below the best is coded as exactly so far."""
 
+RANGES = 2.0 ** (np.arange(256) / 12 - 10)
+"""R of every byte, 0.001 to 2,435 nats."""
+
 _U = np.append(np.arange(STEPS + 1) / STEPS, np.inf)
 """u of every byte."""
 
 
 def encode(
     logp_NK: NDArray[Any], log_tails_NT: NDArray[Any], temperatures: Sequence[float]
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.float16]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]:
     """Codes [N, K], ranges R [N] and log-tails [N, T] of log-probabilities at T = 1.
 
     Every row holds a finite log-probability.
     """
     distance = logp_NK.max(axis=1, keepdims=True) - logp_NK.astype(np.float64)
     ruled_out = np.isposinf(distance)
-    limit = LIMIT_NATS * max(1.0, *temperatures)
+    limit = min(LIMIT_NATS * max(1.0, *temperatures), RANGES[-1])
     distance = np.where(ruled_out, 0, np.minimum(distance, limit))
-    ranges = _rounded_up(np.maximum(distance.max(axis=1), SMALLEST))
+    ranges = np.searchsorted(RANGES, distance.max(axis=1)).astype(np.uint8)
     linear, square = _coefficients(ranges)
     u = (np.sqrt(linear**2 + 4 * square * distance) - linear) / (2 * square)
     codes = np.clip(np.rint(u * STEPS), distance > 0, STEPS).astype(np.uint8)
@@ -60,7 +63,7 @@ def encode(
 
 def decode(
     codes_NK: NDArray[np.uint8],
-    ranges_N: NDArray[np.float16],
+    ranges_N: NDArray[np.uint8],
     log_tails_NT: NDArray[np.float16],
     temperatures: Sequence[float],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -80,20 +83,15 @@ def decode(
     return (below + log_best[:, :1]).astype(np.float32), log_sums.astype(np.float32)
 
 
-def largest_error(ranges_N: NDArray[np.float16]) -> NDArray[np.float64]:
+def largest_error(ranges_N: NDArray[np.uint8]) -> NDArray[np.float64]:
     """By how many nats the distance of a token that is nearer than the limit can be off."""
     # Half the widest step, which is the last; near the top one whole step, which is narrower.
     linear, square = _coefficients(ranges_N)
     return ((linear + 2 * square) / (2 * STEPS))[:, 0]
 
 
-def _coefficients(ranges_N: NDArray[np.float16]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _coefficients(ranges_N: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Of u and u^2 in x, [N, 1]."""
-    ranges = ranges_N.astype(np.float64)[:, None]
+    ranges = RANGES[ranges_N][:, None]
     linear = np.minimum(ranges * LINEAR_SHARE, LARGEST_LINEAR_NATS)
     return linear, ranges - linear
-
-
-def _rounded_up(values: NDArray[Any]) -> NDArray[np.float16]:
-    half = values.astype(np.float16)
-    return np.where(half < values, np.nextafter(half, np.float16(np.inf)), half)

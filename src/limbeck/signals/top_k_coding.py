@@ -1,9 +1,11 @@
 """The cache of `signal: top_k`: ids and log-probabilities of the k most probable tokens.
 
-ids         [M, B] uint8      in increasing order, by Elias-Fano; parameters: kept, universe
-codes       [M, K] uint8      log-probabilities in the order of the ids, see probability_code.py
-ranges      [M] float16       distance of level 254 from the best token, in nats
-log_tails   [M, T] float16    log of the mass that was not kept, at T = 1 and the temperatures
+    ids         [M, B] uint8      in increasing order, by Elias-Fano
+    codes       [M, K] uint8      log-probabilities in the order of the ids, see probability_code.py
+    ranges      [M] uint8         distance of level 254 from the best token
+    log_tails   [M, T] float16    log of the mass that was not kept, at T = 1 and the temperatures
+
+Parameters: kept, which is K, and universe, which every id of the shard is below.
 """
 
 from __future__ import annotations
