@@ -35,7 +35,7 @@ def decode(packed_NB: NDArray[np.uint8], kept: int, universe: int) -> NDArray[np
     low_bits, high_size = _sizes(kept, universe)
     high_bytes = -(-high_size // 8)
     unary = np.unpackbits(packed_NB[:, :high_bytes], axis=1, count=high_size, bitorder="little")
-    ones = np.flatnonzero(unary).reshape(len(packed_NB), kept)
+    ones = np.flatnonzero(unary.view(np.bool_)).reshape(len(packed_NB), kept)
     before = np.arange(len(packed_NB))[:, None] * high_size + np.arange(kept)
     high = (ones - before).astype(np.int32) << low_bits
     return high | _low(packed_NB[:, high_bytes:], kept, low_bits) if low_bits else high
