@@ -141,6 +141,7 @@ def test_resumed_cache_ends_in_the_same_bytes(tmp_path: Path, lost: str) -> None
     folder = tmp_path / "resumed"
     shutil.copytree(tmp_path / "whole", folder)
     os.truncate(folder / f"{lost}.safetensors", 500)
+    (folder / ".head.safetensors.77.tmp").write_bytes(b"half a head")
     writer = SignalWriter(folder, KEY, HiddenCoding(weights()), samples_per_shard=3)
     assert len(writer.done) == 6
     for index in range(9):
@@ -149,6 +150,7 @@ def test_resumed_cache_ends_in_the_same_bytes(tmp_path: Path, lost: str) -> None
     writer.close()
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("name", ["head.safetensors", "signals-00001.safetensors"])

@@ -162,7 +162,8 @@ class SignalWriter(Generic[Signal]):
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.folder, error) from error
-        for path in (self.folder / INDEX, *self.folder.glob(".signals*.tmp")):
+        # No write of another process can be under way: the stage is locked.
+        for path in (self.folder / INDEX, *self.folder.glob(".*.tmp")):
             _remove(path)
         for path in sorted(self.folder.glob("signals-*.safetensors")):
             try:
