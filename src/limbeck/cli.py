@@ -24,6 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+cache = typer.Typer(help="Look into the cache of a teacher's distributions.", no_args_is_help=True)
+app.add_typer(cache, name="cache")
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a recipe file (YAML)")]
 Overrides = Annotated[
     list[str] | None,
@@ -194,6 +197,23 @@ def doctor(
                 emit(f"{check.state:<8}{check.name:<16}{check.found}{mend}")
         if any(check.state == "fail" for check in checks):
             raise typer.Exit(1)
+
+
+@cache.command("inspect")
+def inspect_command(
+    folder: Annotated[Path, typer.Argument(help="a label stage's folder, labels/FINGERPRINT")],
+    sample: Annotated[
+        str | None, typer.Option(help="id of the sample that is decoded; default: the first")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a cache costs and keeps: sizes, tail mass, entropy, agreement, one sample."""
+    with reported(debug) as emit:
+        from limbeck.signals.inspection import describe, inspect_cache
+
+        found = inspect_cache(folder, sample)
+        emit(_json(found) if as_json else describe(found))
 
 
 def _run(

@@ -20,7 +20,7 @@ from limbeck.progress import meter
 from limbeck.recipe.sections import Checks, Labelling
 from limbeck.records import Label, Sample
 from limbeck.store import write_json
-from limbeck.teachers import Answer, OpenTeacher, Teacher, batches_by_length
+from limbeck.teachers import Answer, OpenTeacher, ScoredAnswer, Teacher, batches_by_length
 
 if TYPE_CHECKING:
     from limbeck.signals.writer import SignalWriter
@@ -67,7 +67,7 @@ def label(
     if settings.answers == "gold":
         _require_references(samples)
     session = teacher.open(data, device=device)
-    writer = _signal_writer(output, key, settings) if settings.signal == "top_k" else None
+    writer = _signal_writer(output, key, settings, session)
     rows = map(label_from, journal.read(output / JOURNAL))
     # A shard that the kill tore is gone, and its labels have to be scored again.
     done = {r.sample_id: r for r in rows if not writer or not r.valid or r.sample_id in writer.done}
@@ -82,7 +82,7 @@ def label(
             if any(sample.id not in done for sample in batch):
                 labels = judge(batch, _answers(session, batch, settings), settings.checks)
                 if writer is not None:
-                    labels = _write_signals(writer, session, batch, labels)
+                    labels = _write_signals(writer, session, batch, labels, settings)
                 unsaved += labels
                 progress.advance(len(batch))
             if number % BATCHES_BETWEEN_SAVES == 0 or number == len(all_batches):
@@ -180,20 +180,33 @@ def _answers(session: OpenTeacher, batch: list[Sample], settings: Labelling) -> 
     )
 
 
-def _signal_writer(output: Path, key: dict[str, Any], settings: Labelling) -> SignalWriter:
+def _signal_writer(
+    output: Path, key: dict[str, Any], settings: Labelling, session: OpenTeacher
+) -> SignalWriter[Any] | None:
     from limbeck.signals.writer import SignalWriter
 
-    return SignalWriter(output, key, settings.top_k, settings.temperatures)
+    if settings.signal == "top_k":
+        from limbeck.signals.top_k_coding import TopKCoding
+
+        return SignalWriter(output, key, TopKCoding(settings.top_k, settings.temperatures))
+    if settings.signal == "hidden":
+        from limbeck.signals.hidden_coding import HiddenCoding
+
+        return SignalWriter(output, key, HiddenCoding(session.linear_head()))
+    return None
 
 
 def _write_signals(
-    writer: SignalWriter, session: OpenTeacher, batch: list[Sample], labels: list[Label]
+    writer: SignalWriter[Any],
+    session: OpenTeacher,
+    batch: list[Sample],
+    labels: list[Label],
+    settings: Labelling,
 ) -> list[Label]:
-    """Score the fit answers, keep their top-k, and note their mean log-probability."""
+    """Score the fit answers, keep their distributions, and note their mean log-probability."""
     import torch
 
     from limbeck.signals.key import sample_key
-    from limbeck.signals.top_k import from_logits
 
     fit = [(s, row) for s, row in zip(batch, labels, strict=True) if row.valid]
     if not fit:
@@ -201,7 +214,7 @@ def _write_signals(
     noted: dict[str, Label] = {}
     scored = session.score([s for s, _ in fit], [row.text for _, row in fit])
     for (sample, row), answer in zip(fit, scored, strict=True):
-        signal = from_logits(answer.logits_NV, writer.k, writer.temperatures)
+        signal = _signal_of(answer, settings)
         writer.append(sample.id, answer.answer_ids, signal, sample_key(sample, row.text))
         ids_N1 = torch.tensor(answer.answer_ids, device=answer.logits_NV.device)[:, None]
         logp_N1 = answer.logits_NV.log_softmax(-1).gather(-1, ids_N1)
@@ -209,6 +222,18 @@ def _write_signals(
             row, mean_log_probability=float(logp_N1.mean()), tokens=len(answer.answer_ids)
         )
     return [noted.get(row.sample_id, row) for row in labels]
+
+
+def _signal_of(answer: ScoredAnswer, settings: Labelling) -> Any:
+    """What the recipe keeps of the distributions along one answer."""
+    if settings.signal == "top_k":
+        from limbeck.signals.top_k import from_logits
+
+        return from_logits(answer.logits_NV, settings.top_k, settings.temperatures)
+    from limbeck.signals.hidden_coding import HiddenStates
+
+    assert answer.hidden_NH is not None, "a teacher that shows its head shows what it reads"
+    return HiddenStates(answer.hidden_NH, answer.logits_NV)
 
 
 def _require_agreement(signals: dict[str, Any], settings: Labelling) -> None:

@@ -92,12 +92,15 @@ class TopK:
     `logp_NK` are log-probabilities at T = 1 over the whole shared vocabulary. `log_sums_NT[:, t]`
     is log sum_v exp(logp_v / T_t) over the whole vocabulary, so that the probability of a kept
     token at T_t is exp(logp / T_t - log_sum_t), and the mass that was not kept is known.
+    `log_tails_NT` is the logarithm of that mass, where it was summed by itself: 1 - (the kept) is
+    lost in rounding where the teacher is certain. The order of a row's tokens means nothing.
     """
 
     ids_NK: Tensor
     logp_NK: Tensor
     log_sums_NT: Tensor
     temperatures: tuple[float, ...]
+    log_tails_NT: Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids_NK.shape[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -333,3 +334,23 @@ def test_losses_are_configured_without_torch() -> None:
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_tail_that_a_signal_carries_is_used_and_follows_the_scored_rows(
+    direction: Any,
+) -> None:
+    torch.manual_seed(3)
+    teacher, student = torch.randn(5, 30) * 2, torch.randn(5, 30)
+    signal = from_logits(teacher, 4, (1.0, 2.0))
+    assert signal.log_tails_NT is not None
+    plain = replace(signal, log_tails_NT=None)
+    labels = torch.tensor([1, -100, 1, -100, 1])
+    for temperature in (1.0, 2.0):
+        carried, derived = (
+            divergence(student, s, labels, direction, temperature).item() for s in (signal, plain)
+        )
+        assert carried == pytest.approx(derived, rel=1e-4)
+    wrong = replace(signal, log_tails_NT=signal.log_tails_NT - 1)
+    changed = divergence(student, wrong, labels, direction, 2.0).item()
+    assert abs(changed - derived) > 1e-3

@@ -107,3 +107,21 @@ def test_live_signal_computed_in_inference_mode_can_be_trained_on() -> None:
 def test_live_signal_with_one_row_less_than_the_answer_is_refused() -> None:
     with pytest.raises(TeacherError, match=r"a, b: .*4 rows for 5 answer tokens"):
         LiveSignal(lambda ids, answers: torch.randn(4, 5)).signal(["a", "b"], [[1, 2, 3], [4, 5]])
+
+
+def test_tails_are_summed_from_their_own_columns_at_every_temperature() -> None:
+    torch.manual_seed(4)
+    logits = torch.cat([torch.randn(20, 50) * 4, torch.eye(50)[:3] * 60])
+    signal = from_logits(logits, 5, TEMPERATURES)
+    assert signal.log_tails_NT is not None
+    rest = logits.double().scatter(-1, signal.ids_NK, -torch.inf)
+    for at, temperature in enumerate(TEMPERATURES):
+        whole = (logits.double() / temperature).logsumexp(-1)
+        expected = (rest / temperature).logsumexp(-1) - whole
+        found = signal.log_tails_NT[:, at].double()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    everything = from_logits(logits, 50, (1.0,)).log_tails_NT
+    assert everything is not None
+    assert everything.eq(-torch.inf).all()
+    joined = collate([from_logits(part, 5, TEMPERATURES) for part in logits.split(9)])
+    torch.testing.assert_close(joined.log_tails_NT, signal.log_tails_NT)

@@ -30,7 +30,7 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
                 raise UsageError(
                     "needs the teacher's distributions, and label.signal is none",
                     where=where,
-                    mend="set label.signal to top_k or live",
+                    mend="set label.signal to top_k, hidden or live",
                 )
             if loss.target == "gold" and recipe.label.answers != "gold":
                 raise UsageError(
@@ -44,7 +44,7 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
                 raise UsageError(
                     f"temperature {temperature} is not stored (stored: {list(stored)})",
                     where=f"{where}.temperature",
-                    mend=f"add {temperature} to label.temperatures",
+                    mend=f"add {temperature} to label.temperatures, or set label.signal to hidden",
                 )
 
 

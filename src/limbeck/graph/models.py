@@ -147,8 +147,9 @@ def label_stage(graph: Graph, teacher: ModelOf | None) -> Stage:
         )
 
     fields = settings.model_dump(mode="json")
-    if settings.signal != "top_k":  # what only the cache depends on
+    if settings.signal != "top_k":  # what only that cache depends on
         del fields["top_k"], fields["temperatures"]
+    if settings.signal == "live":
         fields["signal"] = "none"
     identity = {"teacher": teacher_identity(graph, teacher), "label": fields}
     reads = {"data": graph.data, **(teacher.reads("teacher") if teacher else {})}

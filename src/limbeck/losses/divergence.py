@@ -63,7 +63,7 @@ class Divergence(Loss):
         if teacher is None:
             raise UsageError(
                 "divergence needs the teacher's distributions",
-                mend="set label.signal to top_k or live",
+                mend="set label.signal to top_k, hidden or live",
             )
         values_N = divergence_rows(
             student.logits_NV,

@@ -209,7 +209,8 @@ def _buckets(teacher: TopK, log_q_NV: Tensor, temperature: float) -> tuple[Tenso
     """Log-probabilities of both models on the kept tokens and, unless all are kept, the rest."""
     import torch
 
-    log_sums_N1 = stored_log_sums(teacher, temperature).to(log_q_NV.dtype)
+    at = _place_of(teacher, temperature)
+    log_sums_N1 = teacher.log_sums_NT.detach()[:, at : at + 1].to(log_q_NV.dtype)
     log_p_NK = teacher.logp_NK.detach().to(log_q_NV.dtype) / temperature - log_sums_N1
     log_p_NK = log_p_NK.masked_fill(log_p_NK == -math.inf, RULED_OUT)
     kept, vocabulary = log_p_NK.shape[-1], log_q_NV.shape[-1]
@@ -222,12 +223,16 @@ def _buckets(teacher: TopK, log_q_NV: Tensor, temperature: float) -> tuple[Tenso
     if kept == vocabulary:
         return log_p_NK, log_q_NK
     tail_log_q = log_q_NV.scatter(-1, ids_NK, -math.inf).logsumexp(-1, keepdim=True)
-    tail_log_p = _tail_log_probability(log_p_NK, log_sums_N1, tail_log_q.detach())
+    if teacher.log_tails_NT is None:
+        tail_log_p = _tail_log_probability(log_p_NK, log_sums_N1, tail_log_q.detach())
+    else:
+        tail_log_p = teacher.log_tails_NT.detach()[:, at : at + 1].to(log_q_NV.dtype)
+        tail_log_p = tail_log_p.clamp(min=RULED_OUT)
     return torch.cat([log_p_NK, tail_log_p], -1), torch.cat([log_q_NK, tail_log_q], -1)
 
 
 def _tail_log_probability(log_p_NK: Tensor, log_sums_N1: Tensor, tail_log_q: Tensor) -> Tensor:
-    """Log of the mass that the kept tokens leave over, [N, 1].
+    """Log of the mass that the kept tokens leave over, [N, 1], of a signal without tails.
 
     It is a difference, so it has a resolution. Within it teacher and student count as equal, and
     no smaller tail is claimed: 0 would say that the teacher rules out all other tokens.
@@ -249,6 +254,11 @@ def stored_log_sums(teacher: TopK, temperature: float) -> Tensor:
     Raises:
         UsageError: the temperature is not stored.
     """
+    at = _place_of(teacher, temperature)
+    return teacher.log_sums_NT.detach()[:, at : at + 1]
+
+
+def _place_of(teacher: TopK, temperature: float) -> int:
     stored = teacher.temperatures
     if temperature not in stored:
         raise UsageError(
@@ -256,8 +266,7 @@ def stored_log_sums(teacher: TopK, temperature: float) -> Tensor:
             mend=f"use one of {', '.join(f'{t:g}' for t in stored)}, or add it to "
             "label.temperatures and label again",
         )
-    at = stored.index(temperature)
-    return teacher.log_sums_NT.detach()[:, at : at + 1]
+    return stored.index(temperature)
 
 
 def _epsilon(tensor: Tensor) -> float:
@@ -282,6 +291,7 @@ def _rows_of(teacher: Tensor | TeacherSignal, scored: Tensor, count: int) -> Tea
         return teacher
     if isinstance(teacher, TopK):
         parts = [teacher.ids_NK, teacher.logp_NK, teacher.log_sums_NT]
+        parts += [] if teacher.log_tails_NT is None else [teacher.log_tails_NT]
     else:
         parts = [teacher.logits_NV if isinstance(teacher, Dense) else teacher]
     flat = [part.reshape(-1, part.shape[-1]) for part in parts]
@@ -294,7 +304,7 @@ def _rows_of(teacher: Tensor | TeacherSignal, scored: Tensor, count: int) -> Tea
     if rows != count:
         flat = [part[scored] for part in flat]
     if isinstance(teacher, TopK):
-        return TopK(flat[0], flat[1], flat[2], teacher.temperatures)
+        return TopK(flat[0], flat[1], flat[2], teacher.temperatures, *flat[3:])
     return Dense(flat[0])
 
 

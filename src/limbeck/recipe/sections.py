@@ -277,13 +277,14 @@ class Labelling(Section):
     temperature: float = Field(default=0.0, ge=0, description="0 decodes greedily")
     seed: Seed = Field(default=0, description="of sampled answers (temperature above 0)")
     batch_size: int = Field(default=8, gt=0, description="samples labelled at once")
-    signal: Literal["top_k", "live", "none"] = Field(
+    signal: Literal["top_k", "hidden", "live", "none"] = Field(
         default="top_k",
-        description="top_k: cached; live: the teacher runs while the student trains",
+        description="top_k: the likeliest tokens, cached; hidden: hidden states and head, cached; "
+        "live: the teacher runs while the student trains",
     )
-    top_k: int = Field(default=64, gt=0, description="tokens kept per answer position")
+    top_k: int = Field(default=64, gt=0, description="of top_k: tokens kept per answer position")
     temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(1.0,), min_length=1, description="at which cached distributions are exact"
+        default=(1.0,), min_length=1, description="of top_k: those that losses may ask for"
     )
     checks: Checks = Field(default=Checks(), description="what makes an answer unfit")
 

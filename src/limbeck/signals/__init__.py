@@ -13,14 +13,22 @@ Everything on this side of the vocabulary alignment (answers, labels, ids of a `
 of the shared vocabulary: `Vocabulary.columns_of(token_ids)`. Where the shared ids run from 0
 without a gap, which is the usual case, a column is the token's id.
 
-    top_k.py        logits -> TopK
-    key.py          what a cache is made of, and which part of it differs
-    shard.py        one file of the cache: layout, checksum
-    writer.py       appends samples to a cache; survives a kill
-    reader.py       random access by sample id; a SignalSource
-    statistics.py   tail mass, entropy, agreement with the hard label
-    live.py         a SignalSource that runs the teacher
-    spans.py        a SignalSource for a teacher with another tokenizer
+    top_k.py             logits -> TopK
+    live.py              a SignalSource that runs the teacher
+    key.py               what a cache is made of, and which part of it differs
+    shard.py             one file of a cache: layout, checksum
+    coding.py            what a kind of cached signal supplies
+    writer.py            appends samples to a cache; survives a kill
+    cache.py             a finished cache: checks, random access by sample id
+    top_k_coding.py      the top-k cache: layout, tail mass, entropy, agreement with the hard label
+    elias_fano.py        its ids
+    probability_code.py  its log-probabilities
+    reader.py            a SignalSource that reads it
+    hidden_coding.py     the cache of hidden states: layout, verified error
+    head.py              the teacher's head beside it
+    hidden.py            a SignalSource that reads it
+    inspection.py        what a cache holds, for people
+    spans.py             a SignalSource for a teacher with another tokenizer
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""One file of the signal cache: a safetensors file whose checksum covers every byte of it.
+"""One file of a signal cache: a safetensors file whose checksum covers every byte of it.
 
-    ids         [M, K] int32      columns of the shared vocabulary, most probable first
-    logp        [M, K] float32    log-probabilities at T = 1
-    log_sums    [M, T] float32    log sum_v exp(logp_v / T)
-    answer_ids  [M] int32         the token that each row predicts
-    offsets     [S + 1] int64     sample s has rows offsets[s] to offsets[s + 1]
+    samples   uint8           ids, keys and answer lengths of the S samples: JSON, deflated
+    answers   [M, 3] uint8    the token that each row predicts, little-endian
+    ...                       what the coding keeps of each of the M rows; see `*_coding.py`
 
-M rows are the answer tokens of S samples. The metadata holds the format, the global key with k and
-temperatures, ids and keys of the samples, and the SHA-256 of the file with that SHA-256 as zeros.
-Numpy is enough to read it; nothing is loaded before it is asked for.
+M rows are the answer tokens of the samples one after the other. The metadata holds the format, the
+global key, the coding's parameters, and the SHA-256 of the file with that SHA-256 as zeros. Numpy
+is enough to read it; rows are not touched before they are asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,25 @@ from numpy.typing import NDArray
 from limbeck.errors import DataError
 from limbeck.store import canonical_json
 
-FORMAT = "limbeck-top-k-1"
+MAX_VOCABULARY = 1 << 24
+"""Answer tokens are stored in three bytes."""
+
+SAMPLES, ANSWERS = "samples", "answers"
 _UNSIGNED = "0" * 64
-_TYPES = {"I32": "<i4", "I64": "<i8", "F32": "<f4"}
+_TYPES = {"U8": "u1", "I8": "i1", "F16": "<f2", "F32": "<f4"}
 
 
 class DamagedShardError(DataError):
     """A shard is torn or was changed after it was written."""
+
+
+@dataclass(frozen=True)
+class ShardSample:
+    """A sample of a shard: its id, its key, and the columns of its answer's tokens."""
+
+    id: str
+    key: dict[str, Any]
+    answer_ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -41,17 +53,24 @@ class Shard:
     path: Path
     sha256: str
     key: dict[str, Any]
+    parameters: dict[str, Any]
     sample_ids: list[str]
     sample_keys: list[dict[str, Any]]
-    ids_MK: NDArray[np.int32]
-    logp_MK: NDArray[np.float32]
-    log_sums_MT: NDArray[np.float32]
-    answer_ids_M: NDArray[np.int32]
     offsets: NDArray[np.int64]
+    arrays: dict[str, NDArray[Any]]
+
+    @property
+    def tokens(self) -> int:
+        """Rows of the shard."""
+        return int(self.offsets[-1])
 
     def rows(self, position: int) -> slice:
         """Which rows of the arrays belong to the sample at this position."""
         return slice(int(self.offsets[position]), int(self.offsets[position + 1]))
+
+    def answer_ids(self, rows: slice) -> NDArray[np.int32]:
+        """The tokens that these rows predict."""
+        return self.arrays[ANSWERS][rows].astype(np.int32) @ np.array([1, 1 << 8, 1 << 16])
 
 
 def shard_name(number: int) -> str:
@@ -60,25 +79,37 @@ def shard_name(number: int) -> str:
 
 
 def shard_bytes(
+    format_name: str,
     key: dict[str, Any],
-    sample_ids: list[str],
-    sample_keys: list[dict[str, Any]],
-    arrays: dict[str, NDArray[Any]],
+    samples: Sequence[ShardSample],
+    arrays: Mapping[str, NDArray[Any]],
+    parameters: dict[str, Any],
 ) -> bytes:
-    """The content of a shard file."""
+    """The content of a shard file; `arrays` hold one row for every answer token."""
+    about = {
+        "ids": [sample.id for sample in samples],
+        "keys": [sample.key for sample in samples],
+        "lengths": [len(sample.answer_ids) for sample in samples],
+    }
+    deflated = zlib.compress(canonical_json(about).encode(), 9)
+    answers = np.array([i for sample in samples for i in sample.answer_ids], "<u4")
+    every = {
+        **arrays,
+        SAMPLES: np.frombuffer(deflated, np.uint8),
+        ANSWERS: answers[:, None].view(np.uint8)[:, :3],
+    }
     metadata = {
-        "format": FORMAT,
+        "format": format_name,
         "key": canonical_json(key),
-        "samples": canonical_json(sample_ids),
-        "sample_keys": canonical_json(sample_keys),
+        "parameters": canonical_json(parameters),
         "sha256": _UNSIGNED,
     }
-    unsigned = _safetensors(arrays, metadata)
+    unsigned = safetensors_bytes(every, metadata)
     sha256 = hashlib.sha256(unsigned).hexdigest()
     return unsigned.replace(_sha256_entry(_UNSIGNED), _sha256_entry(sha256), 1)
 
 
-def open_shard(path: Path) -> Shard:
+def open_shard(path: Path, format_name: str) -> Shard:
     """Map a shard into memory after its checksum was verified.
 
     Raises:
@@ -107,33 +138,34 @@ def open_shard(path: Path) -> Shard:
     digest.update(memoryview(content)[start:])
     if digest.hexdigest() != sha256:
         raise _damaged(path, "its checksum does not match")
-    if metadata["format"] != FORMAT:
+    if metadata["format"] != format_name:
         raise DataError(
-            f"format {metadata['format']!r} is not {FORMAT!r}",
+            f"format {metadata['format']!r} is not {format_name!r}",
             where=str(path),
             mend="label again with this version",
         )
+    plain = content.view(np.ndarray)  # slices of a memmap are slow objects
 
     def array(name: str) -> NDArray[Any]:
         first, last = header[name]["data_offsets"]
-        flat = content[start + first : start + last].view(_TYPES[header[name]["dtype"]])
+        flat = plain[start + first : start + last].view(_TYPES[header[name]["dtype"]])
         return flat.reshape(header[name]["shape"])
 
+    arrays = {name: array(name) for name in header}
+    about = json.loads(zlib.decompress(arrays.pop(SAMPLES).tobytes()))
     return Shard(
         path,
         sha256,
         json.loads(metadata["key"]),
-        json.loads(metadata["samples"]),
-        json.loads(metadata["sample_keys"]),
-        array("ids"),
-        array("logp"),
-        array("log_sums"),
-        array("answer_ids"),
-        array("offsets"),
+        json.loads(metadata["parameters"]),
+        about["ids"],
+        about["keys"],
+        np.cumsum([0, *about["lengths"]], dtype=np.int64),
+        arrays,
     )
 
 
-def _safetensors(arrays: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
+def safetensors_bytes(arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
     """A safetensors file; the library's own writer orders metadata at random, so bytes differ."""
     header: dict[str, Any] = {"__metadata__": metadata}
     parts: list[bytes] = []

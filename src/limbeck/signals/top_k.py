@@ -19,7 +19,8 @@ def from_logits(logits_NV: Tensor, k: int, temperatures: Sequence[float]) -> Top
     """Keep the k most probable tokens of each row, most probable first.
 
     Log-probabilities at T = 1 and the log-sums log sum_v exp(logp_v / T) are over all V columns,
-    in float32 (float64 stays float64), so that kept probabilities are exact at every T given.
+    in float32 (float64 stays float64), so that kept probabilities are exact at every T given; the
+    mass of the others is summed from their own columns.
 
     Args:
         logits_NV: over the shared vocabulary: padding rows of the head are already dropped.
@@ -37,7 +38,7 @@ def from_logits(logits_NV: Tensor, k: int, temperatures: Sequence[float]) -> Top
     if not temperatures or min(temperatures) <= 0:
         raise UsageError(f"temperatures are {list(temperatures)}", mend="give positive numbers")
     kept = min(k, logits_NV.shape[-1])
-    ids, logp, log_sums = [], [], []
+    ids, logp, log_sums, log_tails = [], [], [], []
     for rows in logits_NV.detach().split(ROWS_AT_ONCE):
         exact = rows if rows.dtype == torch.float64 else rows.float()
         best, at = exact.max(-1, keepdim=True)
@@ -50,6 +51,7 @@ def from_logits(logits_NV: Tensor, k: int, temperatures: Sequence[float]) -> Top
                 mend="load it in bfloat16 or float32 instead of float16, or without quantization",
             )
         top = below.topk(kept, dim=-1)
+        rest = below.scatter(-1, top.indices, -torch.inf)
         ids.append(top.indices)
         logp.append(top.values - log_sum)
         tempered = [
@@ -57,7 +59,22 @@ def from_logits(logits_NV: Tensor, k: int, temperatures: Sequence[float]) -> Top
             for t in temperatures
         ]
         log_sums.append(torch.cat(tempered, -1))
-    return TopK(torch.cat(ids), torch.cat(logp), torch.cat(log_sums), tuple(temperatures))
+        log_tails.append(
+            torch.cat(
+                [
+                    (rest / t).logsumexp(-1, keepdim=True) - log_sum / t - tempered[at]
+                    for at, t in enumerate(temperatures)
+                ],
+                -1,
+            )
+        )
+    return TopK(
+        torch.cat(ids),
+        torch.cat(logp),
+        torch.cat(log_sums),
+        tuple(temperatures),
+        torch.cat(log_tails),
+    )
 
 
 def collate(signals: Sequence[TopK]) -> TopK:
@@ -80,9 +97,11 @@ def collate(signals: Sequence[TopK]) -> TopK:
                 f"signals with k = {signal.ids_NK.shape[-1]} and k = {first.ids_NK.shape[-1]} "
                 "do not go together"
             )
+    log_tails = [s.log_tails_NT for s in signals if s.log_tails_NT is not None]
     return TopK(
         torch.cat([signal.ids_NK for signal in signals]),
         torch.cat([signal.logp_NK for signal in signals]),
         torch.cat([signal.log_sums_NT for signal in signals]),
         first.temperatures,
+        torch.cat(log_tails) if len(log_tails) == len(signals) else None,
     )

@@ -5,32 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
-from numpy.typing import NDArray
 
-from limbeck.errors import DataError, TeacherError, UsageError
-from limbeck.records import TopK
+from limbeck.errors import DataError, UsageError
+from limbeck.signals.coding import Arrays, Coding, Signal
 from limbeck.signals.key import plain, require_same
 from limbeck.signals.shard import (
-    FORMAT,
     DamagedShardError,
     Shard,
+    ShardSample,
     open_shard,
     shard_bytes,
     shard_name,
 )
-from limbeck.signals.statistics import statistics
-from limbeck.store import write_atomic, write_error, write_json
+from limbeck.store import file_sha256, write_atomic, write_error, write_json
 
 INDEX = "signals.json"
-"""Written last: which shards belong to the cache, with their checksums, and its statistics."""
+"""Written last: which files belong to the cache, with their checksums, and its statistics."""
 
 log = logging.getLogger(__name__)
 
 
-class SignalWriter:
+class SignalWriter(Generic[Signal]):
     """A cache that is being made, in a folder that may hold a part of it already.
 
     Opening it removes torn shards and refuses those of another key. A shard is written after every
@@ -40,8 +38,7 @@ class SignalWriter:
     Args:
         folder: where the shards are.
         key: the global key, JSON-like: all but the samples that determines the numbers.
-        k: tokens kept per row, at most.
-        temperatures: at which the signals are exact.
+        coding: which kind of signal, and how it is stored.
         samples_per_shard: size of a shard.
 
     Raises:
@@ -52,19 +49,16 @@ class SignalWriter:
         self,
         folder: Path,
         key: dict[str, Any],
-        k: int,
-        temperatures: Sequence[float],
+        coding: Coding[Signal],
         *,
         samples_per_shard: int = 64,
     ) -> None:
-        self.folder, self.k = Path(folder), k
-        self.temperatures = tuple(float(t) for t in temperatures)
+        self.folder, self.coding = Path(folder), coding
         self.samples_per_shard = samples_per_shard
-        self._key = plain({**key, "top_k": k, "temperatures": self.temperatures})
-        self._pending: list[tuple[str, dict[str, Any], dict[str, NDArray[Any]]]] = []
+        self._key = plain({**key, **coding.key})
+        self._pending: list[tuple[ShardSample, Arrays]] = []
         self._shards: dict[int, Shard] = {}
         self._places: dict[str, tuple[Shard, int]] = {}
-        self._width: int | None = None
         self._recover()
 
     @property
@@ -76,7 +70,7 @@ class SignalWriter:
         self,
         sample_id: str,
         answer_ids: Sequence[int],
-        signal: TopK,
+        signal: Signal,
         sample_key: dict[str, Any] | None = None,
     ) -> None:
         """Add one sample: row i of the signal is the distribution that predicts answer_ids[i].
@@ -92,23 +86,24 @@ class SignalWriter:
 
         Raises:
             DataError: the sample is in the cache with another answer or key, or is appended twice.
-            UsageError: rows, k or temperatures do not fit.
-            TeacherError: the signal holds what cannot be log-probabilities.
+            UsageError: rows, or what the coding asks of a signal, do not fit.
+            TeacherError: the signal holds what the teacher cannot mean.
         """
-        key = plain(sample_key or {})
+        sample = ShardSample(sample_id, plain(sample_key or {}), tuple(map(int, answer_ids)))
         if sample_id in self._places:
-            self._require_same(sample_id, answer_ids, key)
+            self._require_same(sample)
             return
-        if any(sample_id == pending for pending, _, _ in self._pending):
+        if any(sample_id == pending.id for pending, _ in self._pending):
             raise DataError("signals of this sample are appended twice", where=sample_id)
-        arrays = {
-            "ids": _numpy(signal.ids_NK, np.int32),
-            "logp": _numpy(signal.logp_NK, np.float32),
-            "log_sums": _numpy(signal.log_sums_NT, np.float32),
-            "answer_ids": np.asarray(answer_ids, dtype=np.int32),
-        }
-        self._check(sample_id, arrays, signal.temperatures)
-        self._pending.append((sample_id, key, arrays))
+        arrays = self.coding.arrays(sample_id, signal)
+        rows, tokens = len(next(iter(arrays.values()))), len(sample.answer_ids)
+        if rows != tokens:
+            raise UsageError(
+                f"the signal has {rows} rows for {tokens} answer tokens",
+                where=sample_id,
+                mend="score every answer token once, the end token included",
+            )
+        self._pending.append((sample, arrays))
         if len(self._pending) >= self.samples_per_shard:
             self.flush()
 
@@ -122,31 +117,41 @@ class SignalWriter:
             return
         number = next(n for n in range(len(self._shards) + 1) if n not in self._shards)
         path = self.folder / shard_name(number)
-        ids = [sample_id for sample_id, _, _ in self._pending]
-        lengths = [len(arrays["answer_ids"]) for _, _, arrays in self._pending]
+        samples = [sample for sample, _ in self._pending]
         joined = {
-            name: np.concatenate([arrays[name] for _, _, arrays in self._pending])
-            for name in ("ids", "logp", "log_sums", "answer_ids")
+            name: np.concatenate([arrays[name] for _, arrays in self._pending])
+            for name in self._pending[0][1]
         }
-        joined["offsets"] = np.cumsum([0, *lengths], dtype=np.int64)
-        keys = [key for _, key, _ in self._pending]
-        write_atomic(path, shard_bytes(self._key, ids, keys, joined))
-        self._add(number, open_shard(path))
+        answer_ids = [i for sample in samples for i in sample.answer_ids]
+        arrays, parameters = self.coding.encode(joined, answer_ids)
+        content = shard_bytes(self.coding.format, self._key, samples, arrays, parameters)
+        write_atomic(path, content)
+        self._add(number, open_shard(path, self.coding.format))
         self._pending.clear()
 
     def close(self) -> dict[str, Any]:
         """Flush, and write the index without which no reader takes the cache.
 
         Returns:
-            The statistics of the whole cache (`limbeck.signals.statistics`).
+            samples, tokens, bytes and bytes_per_token of the shards, and what the coding tells.
         """
         self.flush()
         shards = [self._shards[number] for number in sorted(self._shards)]
-        summary = statistics(shards, self.temperatures)
+        tokens = sum(shard.tokens for shard in shards)
+        size = sum(shard.path.stat().st_size for shard in shards)
+        summary = {
+            "samples": len(self._places),
+            "tokens": tokens,
+            "bytes": size,
+            "bytes_per_token": size / max(tokens, 1),
+            **self.coding.statistics(shards),
+        }
+        files = self.coding.finish(self.folder)
         index = {
-            "format": FORMAT,
+            "format": self.coding.format,
             "key": self._key,
             "shards": {shard.path.name: shard.sha256 for shard in shards},
+            "files": {path.name: file_sha256(path) for path in files},
             "statistics": summary,
         }
         write_json(self.folder / INDEX, index)
@@ -157,11 +162,12 @@ class SignalWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(self.folder, error) from error
-        for path in (self.folder / INDEX, *self.folder.glob(".signals*.tmp")):
+        # No write of another process can be under way: the stage is locked.
+        for path in (self.folder / INDEX, *self.folder.glob(".*.tmp")):
             _remove(path)
         for path in sorted(self.folder.glob("signals-*.safetensors")):
             try:
-                shard = open_shard(path)
+                shard = open_shard(path, self.coding.format)
             except DamagedShardError as error:
                 log.warning("%s: %s; it is removed", path, error.what)
                 _remove(path)
@@ -179,45 +185,16 @@ class SignalWriter:
                 )
             self._places[sample_id] = (shard, position)
         self._shards[number] = shard
-        self._width = shard.ids_MK.shape[1]
+        self.coding.adopt(shard)
 
-    def _require_same(self, sample_id: str, answer_ids: Sequence[int], key: dict[str, Any]) -> None:
-        shard, position = self._places[sample_id]
-        require_same(shard.sample_keys[position], key, f"{shard.path}: {sample_id}")
-        if shard.answer_ids_M[shard.rows(position)].tolist() != list(answer_ids):
+    def _require_same(self, sample: ShardSample) -> None:
+        shard, position = self._places[sample.id]
+        require_same(shard.sample_keys[position], sample.key, f"{shard.path}: {sample.id}")
+        if tuple(shard.answer_ids(shard.rows(position)).tolist()) != sample.answer_ids:
             raise DataError(
                 "the cache holds signals of this sample for another answer",
-                where=f"{shard.path}: {sample_id}",
+                where=f"{shard.path}: {sample.id}",
                 mend="remove this shard and label again",
-            )
-
-    def _check(
-        self, sample_id: str, arrays: dict[str, NDArray[Any]], temperatures: tuple[float, ...]
-    ) -> None:
-        rows, tokens = arrays["ids"].shape[0], arrays["answer_ids"].shape[0]
-        if rows != tokens:
-            raise UsageError(
-                f"the signal has {rows} rows for {tokens} answer tokens",
-                where=sample_id,
-                mend="score every answer token once, the end token included",
-            )
-        if tuple(temperatures) != self.temperatures:
-            raise UsageError(
-                f"the signal has temperatures {temperatures}, the cache {self.temperatures}",
-                where=sample_id,
-            )
-        width = arrays["ids"].shape[1]
-        if width > self.k or width != (self._width or width):
-            raise UsageError(
-                f"the signal keeps {width} tokens, the cache {self._width or self.k}",
-                where=sample_id,
-            )
-        self._width = width
-        if not (arrays["logp"] <= 1e-3).all() or not np.isfinite(arrays["log_sums"]).all():
-            raise TeacherError(
-                "the teacher's signal is not made of log-probabilities",
-                where=sample_id,
-                mend="make it with limbeck.signals.top_k.from_logits",
             )
 
 
@@ -226,11 +203,3 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise write_error(path, error) from error
-
-
-def _numpy(tensor: Any, dtype: Any) -> NDArray[Any]:
-    """A tensor as an array; bfloat16 has no numpy type and goes through float32."""
-    plain_tensor = tensor.detach().cpu()
-    if plain_tensor.is_floating_point():
-        plain_tensor = plain_tensor.double()
-    return np.ascontiguousarray(plain_tensor.numpy().astype(dtype))

@@ -32,11 +32,13 @@ class ScoredAnswer:
     """A teacher's raw logits on the tokens of a given answer (its own tokenizer, end included).
 
     `logits_NV[n]` predicts `answer_ids[n]`; both are columns of the tokenizer's real tokens, and
-    padding rows of the head are dropped.
+    padding rows of the head are dropped. `hidden_NH` is what the head made them of, where the
+    teacher shows it.
     """
 
     answer_ids: tuple[int, ...]
     logits_NV: Tensor
+    hidden_NH: Tensor | None = None
 
 
 class OpenTeacher(Protocol):
@@ -66,6 +68,14 @@ class OpenTeacher(Protocol):
 
     def visual_tokens(self, sample: Sample) -> int:
         """How many tokens the sample's pictures become under the teacher's pixel budget."""
+        ...
+
+    def linear_head(self) -> Tensor:
+        """The weights [V, H] with which logits_NV = hidden_NH @ weights.T.
+
+        Raises:
+            TeacherError: the teacher does not show its head, or it does more than that.
+        """
         ...
 
     @property

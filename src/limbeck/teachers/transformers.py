@@ -14,6 +14,8 @@ from limbeck.records import Sample
 from limbeck.teachers import Answer, OpenTeacher, ScoredAnswer, Teacher
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from limbeck.models.load import LoadedModel
 
 
@@ -93,14 +95,23 @@ class _Open:
         device_type = torch.device(self.loaded.device).type
         # Its own precision, also where the student trains in autocast: as the cache would have it.
         with torch.no_grad(), torch.autocast(device_type, enabled=False):
-            hidden_BLH = self.loaded.hidden_states(batch.inputs)
-            logits_NR = self.loaded.head(hidden_BLH[rows_BL])
-        logits_NV = self._vocabulary.of(logits_NR).float()
-        pieces = logits_NV.split([len(item.answer_ids) for item in items])
+            hidden_NH = self.loaded.hidden_states(batch.inputs)[rows_BL]
+            logits_NV = self._vocabulary.of(self.loaded.head(hidden_NH)).float()
+        lengths = [len(item.answer_ids) for item in items]
+        pieces = zip(items, logits_NV.split(lengths), hidden_NH.split(lengths), strict=True)
         return [
-            ScoredAnswer(tuple(self._vocabulary.columns_of(item.answer_ids).tolist()), piece)
-            for item, piece in zip(items, pieces, strict=True)
+            ScoredAnswer(tuple(self._vocabulary.columns_of(item.answer_ids).tolist()), *tensors)
+            for item, *tensors in pieces
         ]
+
+    def linear_head(self) -> Tensor:
+        from limbeck.models.linear_head import linear_head
+
+        try:
+            weight_RH = linear_head(self.loaded)
+        except UsageError as error:
+            raise TeacherError(error.what, where=error.where, mend=error.mend) from error
+        return self._vocabulary.of(weight_RH.T).T.contiguous()
 
     def expected_length(self, sample: Sample) -> int:
         characters = sum(

@@ -84,7 +84,7 @@ def train_student(
             about = replace(about, live_memory=session.describe_memory())
             job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
-            job.signals = cached_signal(labels, cache_key, examples)
+            job.signals = cached_signal(labels, cache_key, examples, labelling.signal, device)
         if not by_token:
             _refuse_own_answers(signalled)
             job.signals, job.spans = aligned_signal(
@@ -152,16 +152,29 @@ def make_examples(
     return examples
 
 
-def cached_signal(labels: Path, key: dict[str, Any], examples: Sequence[Example]) -> SignalSource:
+def cached_signal(
+    labels: Path, key: dict[str, Any], examples: Sequence[Example], kind: str, device: str
+) -> SignalSource:
     """Signals read from the label stage's cache, after its keys were compared.
+
+    Args:
+        labels: the label stage's folder.
+        key: what determines the teacher's distributions in this run.
+        examples: what is trained on.
+        kind: "top_k" or "hidden".
+        device: where the teacher's head computes from hidden states.
 
     Raises:
         DataError: the cache was made by another teacher or on other samples; names the part.
     """
+    from limbeck.signals.hidden import HiddenReader
     from limbeck.signals.key import sample_key
     from limbeck.signals.reader import SignalReader
 
-    reader = SignalReader(labels, key)
+    if kind == "hidden":
+        reader = HiddenReader(labels, key, device=device)
+    else:
+        reader = SignalReader(labels, key)
     reader.check_samples(
         {e.sample.id: sample_key(e.sample, e.answer) for e in examples if e.target == "teacher"}
     )
