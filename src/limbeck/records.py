@@ -124,6 +124,20 @@ class StudentView:
 
 
 @dataclass(frozen=True)
+class LinearHead:
+    """A language head on N rows as a sum of linear maps: logits = sum_i x_i W_i^T + bias.
+
+    `terms` holds x_i [N, H_i] and W_i [R, H_i]: the head's own, and one more for each low-rank
+    adapter on it. Of the R rows (tokens) those from `first` on, `size` in number, are shared.
+    """
+
+    terms: tuple[tuple[Tensor, Tensor], ...]
+    bias_R: Tensor | None
+    first: int
+    size: int
+
+
+@dataclass(frozen=True)
 class LossTerm:
     """A loss before it is averaged: the loop divides the sum once, by the step's count."""
 

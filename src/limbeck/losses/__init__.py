@@ -11,12 +11,17 @@ Every term has a weight of its own. Where another system has one `alpha` for two
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from limbeck.recipe.component import Component
 from limbeck.records import LossTerm, StudentView, TeacherSignal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limbeck.losses.block import Block
 
 
 class Loss(Component):
@@ -25,6 +30,9 @@ class Loss(Component):
     needs_signal: ClassVar[bool] = False
     """Whether it reads the teacher's distributions."""
 
+    fused: ClassVar[bool] = False
+    """Whether it has `add_gradient`. Where all losses do, head and losses run in one pass."""
+
     weight: float = Field(1.0, ge=0)
     target: Literal["teacher", "gold"] = Field(
         "teacher", description="whose answer the rows are: the labelled one, or the first reference"
@@ -32,4 +40,12 @@ class Loss(Component):
 
     def __call__(self, student: StudentView, teacher: TeacherSignal | None) -> LossTerm:
         """Sum over the N rows, unweighted, and N."""
+        raise NotImplementedError
+
+    def add_gradient(self, block: Block, weight: float) -> Tensor:
+        """The value of every row [N]; adds `weight` times their sum's gradient to the block.
+
+        What `__call__` says, with the gradient in closed form; only for losses that look at
+        nothing of the student but its logits.
+        """
         raise NotImplementedError
