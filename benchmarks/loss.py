@@ -11,14 +11,15 @@ The other systems' ways are written here from their definitions, and named after
 
     naive         logits of both models in float32, the divergence on every position, then masked
     trl           log-softmax of both models in float32 (as under autocast) and their divergence on
-                  every position, then those that are supervised are taken; forward KL, which costs
-                  it less than its default, the JSD
+                  every position, then those that are supervised are taken
     liger         head, teacher's head and loss in chunks of 1024 positions, gradient by autograd
                   inside a chunk; `rows`: the same given nothing but the supervised rows
-    distillkit    64 kept tokens a position, both sides renormalised to them, on every position
+    distillkit    64 kept tokens a position, to which the teacher is renormalised, and the model's
+                  own cross-entropy in float32, as its trainer computes it; on every position
 
-All are given the teacher's logits or kept tokens for free, but for liger's way, which takes the
-teacher's hidden states; `fused + teacher's head` is what to compare that one with.
+The divergence is the forward KL, which costs trl and liger less than the JSD that they ship as the
+default (`jsd`, beta 0.5). All are given the teacher's logits or kept tokens for free, but for
+liger's way, which takes the teacher's hidden states; `fused + teacher's head` compares with that.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -108,41 +110,48 @@ class Case:
         values_L = (log_p.exp() * (log_p - log_q)).sum(-1)
         ((values_L * self.scored_L).sum() / self.rows).backward()
 
-    def trl(self) -> None:
+    def trl(self, *, jsd: bool = False) -> None:
         log_q = torch.log_softmax(self.hidden_LH @ self.weight_VH.T, -1, dtype=torch.float32)
         log_p = torch.log_softmax(self.teacher_LV, -1, dtype=torch.float32)
-        terms_LV = torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True)
+        terms_LV = divergence_terms(log_p, log_q, jsd)
         (terms_LV[self.scored_L].sum() / self.rows).backward()
 
-    def liger(self, *, rows_only: bool = False) -> None:
+    def liger(self, *, jsd: bool = False, rows_only: bool = False) -> None:
         hidden, teacher = self.hidden_LH.detach(), self.teacher_hidden_LH
         if rows_only:
             hidden, teacher = hidden[self.scored_L], teacher[self.scored_L]
         of_weight = torch.zeros_like(self.weight_VH)
-        of_hidden: list[Tensor] = []
+        of_hidden = torch.zeros_like(hidden)
         for at in range(0, len(hidden), LIGER_CHUNK):
-            own = hidden[at : at + LIGER_CHUNK].requires_grad_()
+            chunk = slice(at, at + LIGER_CHUNK)
+            own = hidden[chunk].requires_grad_()
             log_q = (own @ self.weight_VH.T).float().log_softmax(-1)
             with torch.no_grad():
-                teacher_logits = teacher[at : at + LIGER_CHUNK] @ self.teacher_weight_VH.T
-                log_p = teacher_logits.float().log_softmax(-1)
-            terms = torch.nn.functional.kl_div(log_q, log_p, reduction="none", log_target=True)
-            values = terms.sum(-1)
+                log_p = (teacher[chunk] @ self.teacher_weight_VH.T).float().log_softmax(-1)
+            values = divergence_terms(log_p, log_q, jsd).sum(-1)
             if not rows_only:
-                values = values * self.scored_L[at : at + LIGER_CHUNK]
+                values = values.masked_fill(~self.scored_L[chunk], 0)
             found = torch.autograd.grad(values.sum() / self.rows, [own, self.weight_VH])
-            of_hidden.append(found[0])
+            of_hidden[chunk] = found[0]
             of_weight += found[1]
+        self.weight_VH.grad = of_weight
+        if not rows_only:
+            self.hidden_LH.grad = of_hidden
 
     def distillkit(self) -> None:
-        log_q = (self.hidden_LH @ self.weight_VH.T).float().log_softmax(-1)
-        log_q_LK = log_q.gather(-1, self.ids_LK).log_softmax(-1)
+        logits_LV = self.hidden_LH @ self.weight_VH.T
+        labels_L = torch.full_like(self.ids_LK[:, 0], -100)
+        labels_L[self.scored_L] = self.labels_N
+        hard = torch.nn.functional.cross_entropy(logits_LV.float(), labels_L)
+        log_sum_L1 = logits_LV.float().logsumexp(-1, keepdim=True)
+        log_q_LK = logits_LV.gather(-1, self.ids_LK) - log_sum_L1
         log_p_LK = self.kept_LK.log_softmax(-1)
         values_L = (log_p_LK.exp() * (log_p_LK - log_q_LK)).sum(-1)
-        ((values_L * self.scored_L).sum() / self.rows).backward()
+        (0.5 * hard + 0.5 * (values_L * self.scored_L).sum() / self.rows).backward()
 
     def ways(self, whole_sequence: bool) -> dict[str, Callable[[], None]]:
         forward, dense = [Divergence()], Dense(self.teacher_NV)
+        same = [CrossEntropy(weight=0.5), Divergence(weight=0.5)]
         both = [CrossEntropy(weight=0.3), Divergence(temperature=2.0, weight=0.7)]
         found: dict[str, Callable[[], None]] = {
             "bare": self.bare,
@@ -151,9 +160,11 @@ class Case:
             "fused, top-64 + tail": lambda: self.fused(forward, self.top_k),
             "fused, dense, T=2, with cross-entropy": lambda: self.fused(both, dense),
             "fused, top-64, T=2, with cross-entropy": lambda: self.fused(both, self.top_k),
+            "fused, top-64, with cross-entropy": lambda: self.fused(same, self.top_k),
             "fused, dense, jsd": lambda: self.fused([Divergence(direction="jsd")], dense),
             "fused, dense, frozen head": lambda: self.fused(forward, dense, frozen=True),
             "fused + teacher's head": lambda: self.fused(forward),
+            "fused + teacher's head, jsd": lambda: self.fused([Divergence(direction="jsd")]),
             "fused + teacher's head, frozen head": lambda: self.fused(forward, frozen=True),
             "liger, rows": lambda: self.liger(rows_only=True),
         }
@@ -161,10 +172,24 @@ class Case:
             found |= {
                 "naive": self.naive,
                 "trl": self.trl,
+                "trl, jsd": lambda: self.trl(jsd=True),
                 "liger": self.liger,
+                "liger, jsd": lambda: self.liger(jsd=True),
                 "distillkit": self.distillkit,
             }
         return found
+
+
+def divergence_terms(log_p: Tensor, log_q: Tensor, jsd: bool) -> Tensor:
+    """Every term of the forward KL, or of the JSD with beta 0.5."""
+
+    def terms_of(log_a: Tensor, log_b: Tensor) -> Tensor:
+        return torch.nn.functional.kl_div(log_b, log_a, reduction="none", log_target=True)
+
+    if not jsd:
+        return terms_of(log_p, log_q)
+    log_m = torch.logsumexp(torch.stack([log_q, log_p]) - math.log(2), dim=0)
+    return 0.5 * terms_of(log_p, log_m) + 0.5 * terms_of(log_q, log_m)
 
 
 def seconds(case: Case, way: Callable[[], None]) -> float:
@@ -266,9 +291,12 @@ def goals(
         goal(f"frozen head: x faster than liger on {rows} rows", reached, 2.2, True)
         if "trl" not in found:
             continue
-        goal("x faster than trl", faster(found, "fused, dense", "trl"), 20, True)
-        goal("x faster than liger", faster(found, "fused + teacher's head", "liger"), 20, True)
-        reached = faster(found, "fused, top-64 + tail", "distillkit")
+        for kind in ("", ", jsd"):
+            ours, theirs = "fused, dense" + kind, "trl" + kind
+            goal(f"x faster than {theirs}", faster(found, ours, theirs), 20, True)
+            ours, theirs = "fused + teacher's head" + kind, "liger" + kind
+            goal(f"x faster than {theirs}", faster(found, ours, theirs), 20, True)
+        reached = faster(found, "fused, top-64, with cross-entropy", "distillkit")
         goal("x faster than distillkit", reached, 30, True)
         extra = [found[name]["peak_extra_mib"] for name in ("fused, dense", "trl")]
         if None not in extra:
