@@ -130,7 +130,10 @@ class Unaligned:
     teacher_tokens: int
 
 
-TeacherSignal = Dense | TopK | Unaligned
+AlignedSignal = Dense | TopK
+"""A signal whose rows are the student's rows."""
+
+TeacherSignal = AlignedSignal | Unaligned
 """What a loss learns about the teacher; where it came from is somebody else's business."""
 
 
@@ -161,6 +164,20 @@ class StudentView:
     def logits_NV(self) -> Tensor:
         """Logits over the shared vocabulary, float32 [N, V], computed once for all losses."""
         return self.head(self.hidden_NH).float()
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A language head on N rows as a sum of linear maps: logits = sum_i x_i W_i^T + bias.
+
+    `terms` holds x_i [N, H_i] and W_i [R, H_i]: the head's own, and one more for each low-rank
+    adapter on it. Of the R rows (tokens) those from `first` on, `size` in number, are shared.
+    """
+
+    terms: tuple[tuple[Tensor, Tensor], ...]
+    bias_R: Tensor | None
+    first: int
+    size: int
 
 
 @dataclass(frozen=True)

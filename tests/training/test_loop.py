@@ -26,6 +26,7 @@ from limbeck.records import Dense
 from limbeck.signals.spans import Alignment, SpanSignals
 from limbeck.signals.top_k import from_logits
 from limbeck.training import loop as loop_module
+from limbeck.training import objective as objective_module
 from limbeck.training.batches import Example
 from limbeck.training.job import Job
 from limbeck.training.loop import _Loop, train
@@ -149,6 +150,43 @@ def test_a_loss_over_spans_is_divided_by_the_spans_of_the_step(
         parts = [s / d for s, d in zip(sums.tolist(), divisors, strict=True)]
         assert report.loss == pytest.approx(0.5 * parts[0] + 2.0 * parts[1])
         assert report.answer_tokens == divisors[0]
+
+
+@pytest.mark.parametrize("k", [None, 5])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_pass_gives_the_gradients_of_whole_logits(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch, k: int | None, precision: str
+) -> None:
+    found: dict[str | None, dict[str, Tensor]] = {}
+    for reason in (None, "of this test"):
+        job = make_job(k=k, precision=precision)
+        if reason:
+            monkeypatch.setattr(objective_module, "why_plain", lambda *_: "of this test")
+        loop = _Loop(job)
+        assert loop.why_plain == reason
+        loop._gradients(0)
+        found[reason] = {n: p.grad.clone() for n, p in loop.trainable.items() if p.grad is not None}
+    ours, theirs = found.values()
+    assert ours.keys() == theirs.keys()
+    norm = torch.stack([g.norm() for g in theirs.values()]).norm()
+    difference = torch.stack([(ours[n] - theirs[n]).norm() for n in theirs]).norm()
+    # In bf16 each side rounds the gradient of the logits, after other sums.
+    assert difference / norm < (1e-5 if precision == "fp32" else 0.03)
+
+
+def test_says_whether_head_and_losses_run_in_one_pass(
+    make_job: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = train(make_job("one", steps=1))
+    assert summary["head_and_losses"] == "language head and losses in one pass"
+    assert "language head and losses in one pass" in capsys.readouterr().err
+
+    class Own(CrossEntropy):
+        fused = False
+
+    summary = train(make_job("other", steps=1, losses=[Own()]))
+    assert summary["head_and_losses"] == "losses from whole logits, since Own has no fused form"
+    assert "Own has no fused form" in capsys.readouterr().err
 
 
 def test_the_objective_is_the_mean_over_the_answer_tokens_of_the_step(make_job: Any) -> None:

@@ -11,12 +11,17 @@ Every term has a weight of its own. Where another system has one `alpha` for two
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from limbeck.recipe.component import Component
 from limbeck.records import AnswerSize, LossTerm, StudentView, TeacherSignal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limbeck.losses.block import Block
 
 
 class Loss(Component):
@@ -26,6 +31,9 @@ class Loss(Component):
     """Whether it reads the teacher's distributions."""
     crosses_tokenizers: ClassVar[bool] = False
     """Whether it also takes a teacher with another tokenizer (`records.Unaligned`)."""
+
+    fused: ClassVar[bool] = False
+    """Whether it has `add_gradient`. Where all losses do, head and losses run in one pass."""
 
     weight: float = Field(1.0, ge=0)
     target: Literal["teacher", "gold", "student"] = Field(
@@ -45,3 +53,11 @@ class Loss(Component):
         step's, over all micro-batches and ranks.
         """
         return answers.tokens
+
+    def add_gradient(self, block: Block, weight: float) -> Tensor:
+        """The value of every row [N]; adds `weight` times their sum's gradient to the block.
+
+        What `__call__` says, with the gradient in closed form; only for losses that look at
+        nothing of the student but its logits.
+        """
+        raise NotImplementedError

@@ -31,7 +31,8 @@ from pydantic import Field
 
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
-from limbeck.losses.functional import RESOLUTION, RULED_OUT, stored_log_sums
+from limbeck.losses.buckets import RULED_OUT, stored_log_sums
+from limbeck.losses.directions import RESOLUTION
 from limbeck.records import (
     AnswerSize,
     LossTerm,
@@ -72,7 +73,7 @@ class CrossTokenizer(Loss):
         if teacher is None:
             raise UsageError(
                 "cross_tokenizer needs the teacher's distributions",
-                mend="set label.signal to top_k or live",
+                mend="set label.signal to top_k, hidden or live",
             )
         pair = teacher if isinstance(teacher, Unaligned) else _one_row_each(student, teacher)
         known = _teacher_side(pair, self.temperature, student.logits_NV)

@@ -16,14 +16,22 @@ Where the parameters reach their limits, another direction is meant:
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
-from limbeck.losses.functional import Direction, divergence_rows
-from limbeck.records import LossTerm, StudentView, TeacherSignal
+from limbeck.losses.block import FAR_BELOW, softmax_and_log_sum
+from limbeck.losses.buckets import RULED_OUT, teacher_buckets
+from limbeck.losses.directions import Direction, value_and_slope
+from limbeck.losses.functional import divergence_rows, same_vocabulary
+from limbeck.records import LossTerm, StudentView, TeacherSignal, TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from limbeck.losses.block import Block
 
 
 class Divergence(Loss):
@@ -35,6 +43,7 @@ class Divergence(Loss):
     """
 
     needs_signal: ClassVar[bool] = True
+    fused: ClassVar[bool] = True
 
     kind: Literal["divergence"] = "divergence"
     direction: Direction = Field("forward", description="which divergence")
@@ -61,10 +70,7 @@ class Divergence(Loss):
     def __call__(self, student: StudentView, teacher: TeacherSignal | None) -> LossTerm:
         """Sum over the N rows of the scaled divergence, and N."""
         if teacher is None:
-            raise UsageError(
-                "divergence needs the teacher's distributions",
-                mend="set label.signal to top_k, hidden or live",
-            )
+            raise _no_signal()
         values_N = divergence_rows(
             student.logits_NV,
             teacher,
@@ -75,3 +81,56 @@ class Divergence(Loss):
             self.scale_by_temperature_squared,
         )
         return LossTerm(values_N.sum(), values_N.shape[0])
+
+    def add_gradient(self, block: Block, weight: float) -> Tensor:
+        """The scaled divergence of every row; for the gradient see `limbeck.losses.directions`."""
+        if block.teacher is None:
+            raise _no_signal()
+        square = self.temperature**2 if self.scale_by_temperature_squared else 1.0
+        # The slope is by log q, which moves with logits / T.
+        factor = weight * square / self.temperature
+        if isinstance(block.teacher, TopK):
+            return self._of_buckets(block, block.teacher, factor) * square
+        return self._of_columns(block, block.teacher.logits_NV, factor) * square
+
+    def _of_buckets(self, block: Block, teacher: TopK, factor: float) -> Tensor:
+        log_q = block.at(self.temperature).log_q
+        log_p = teacher_buckets(teacher, self.temperature, log_q)
+        q = log_q.exp()
+        values_N, slope = self._value_and_slope(log_p.exp(), q, log_p - log_q)
+        gradient = slope - q * slope.sum(-1, keepdim=True)
+        block.add_buckets(self.temperature, gradient * factor)
+        return values_N
+
+    def _of_columns(self, block: Block, teacher_NV: Tensor, factor: float) -> Tensor:
+        """Compares whole distributions."""
+        same_vocabulary(teacher_NV, block.exact_NV)
+        student = block.at(self.temperature)
+        # -inf would make 0 * inf; what it stands for is put in below.
+        exact_NV = teacher_NV.detach().to(block.exact_NV.dtype).clamp(min=FAR_BELOW)
+        p_NV, log_sum_N1 = softmax_and_log_sum(exact_NV, self.temperature)
+        # Equal logits give exactly 0, whatever their size.
+        inverse = 1 / self.temperature
+        apart_N1 = exact_NV.amax(-1, keepdim=True) - block.largest_N1
+        log_ratio_NV = exact_NV - block.exact_NV
+        if self.temperature != 1:
+            log_ratio_NV *= inverse
+        log_ratio_NV -= apart_N1 * inverse + (log_sum_N1 - student.log_sum_N1)
+        if self.direction != "forward":  # which multiplies it by p = 0
+            log_q_NV = (block.exact_NV - block.largest_N1) * inverse - student.log_sum_N1
+            ruled_out = exact_NV == FAR_BELOW
+            log_ratio_NV = (RULED_OUT - log_q_NV).where(ruled_out, log_ratio_NV)
+        values_N, slope_NV = self._value_and_slope(p_NV, student.share_NV, log_ratio_NV)
+        block.add_distribution(self.temperature, slope_NV.sum(-1, keepdim=True) * -factor)
+        block.add_columns(slope_NV.mul_(factor))
+        return values_N
+
+    def _value_and_slope(self, p: Tensor, q: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+        return value_and_slope(p, q, log_ratio, self.direction, self.beta, self.skew)
+
+
+def _no_signal() -> UsageError:
+    return UsageError(
+        "divergence needs the teacher's distributions",
+        mend="set label.signal to top_k, hidden or live",
+    )

@@ -29,21 +29,15 @@ Mathematics is in float32; float64 stays float64. Torch is imported when a funct
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from limbeck.errors import UsageError
+from limbeck.losses.buckets import RULED_OUT, check_kept, teacher_buckets
+from limbeck.losses.directions import Direction, value
 from limbeck.records import IGNORED, Dense, TeacherSignal, TopK, Unaligned
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Direction = Literal["forward", "reverse", "jsd", "skew_forward", "skew_reverse", "total_variation"]
-
-RESOLUTION = 8
-"""Steps of floating-point rounding within which two masses near 1 are the same."""
-
-RULED_OUT = -1000.0
-"""Log-probability of a token whose logit is -inf; exp of it is exactly 0."""
 
 
 def divergence(
@@ -132,14 +126,9 @@ def divergence_rows(
     if isinstance(teacher, TopK):
         log_p, log_q = _buckets(teacher, log_q, temperature)
     else:
-        if teacher.logits_NV.shape[-1] != log_q.shape[-1]:
-            raise UsageError(
-                f"the teacher's logits have {teacher.logits_NV.shape[-1]} columns, the student's "
-                f"{log_q.shape[-1]}",
-                mend="keep the shared tokens on both sides (limbeck.models.vocabulary)",
-            )
+        same_vocabulary(teacher.logits_NV, log_q)
         log_p = _log_probabilities(teacher.logits_NV.detach(), temperature).to(log_q.dtype)
-    values_N = _divergence(log_p, log_q, direction, beta, skew)
+    values_N = value(log_p, log_q, direction, beta, skew)
     return values_N * temperature**2 if scale_by_temperature_squared else values_N
 
 
@@ -149,52 +138,18 @@ def cross_entropy_rows(student_logits_NV: Tensor, labels_N: Tensor) -> Tensor:
     return -log_q_NV.gather(-1, labels_N.long().unsqueeze(-1)).squeeze(-1)
 
 
-def _divergence(
-    log_p: Tensor, log_q: Tensor, direction: Direction, beta: float, skew: float
-) -> Tensor:
-    if direction == "forward":
-        return _kl(log_p, log_q)
-    if direction == "reverse":
-        return _kl(log_q, log_p)
-    if direction == "jsd":
-        log_m = _log_mixture(log_p, log_q, 1 - beta)
-        return beta * _kl(log_p, log_m) + (1 - beta) * _kl(log_q, log_m)
-    if direction == "skew_forward":
-        return _kl(log_p, _log_mixture(log_p, log_q, 1 - skew))
-    if direction == "skew_reverse":
-        return _kl(log_q, _log_mixture(log_p, log_q, skew))
-    return _total_variation(log_p, log_q)
+def same_vocabulary(teacher_NV: Tensor, student_NV: Tensor) -> None:
+    """Compare numbers of columns.
 
-
-def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """KL(a || b) as sum of a log(a / b) - a + b.
-
-    The last two sum to zero. With them every single term is >= 0, and at a = b value and gradient
-    are zero term by term instead of after cancellation over the vocabulary.
+    Raises:
+        UsageError: they differ.
     """
-    a, b = log_a.exp(), log_b.exp()
-    return (a * (log_a - log_b) - a + b).sum(-1)
-
-
-def _total_variation(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Half the summed |p - q|; equal but for rounding counts as equal.
-
-    Its slope jumps between -1 and 1 at p = q, so that rounding alone would make a gradient.
-    """
-    rounding = RESOLUTION * _epsilon(log_q) * (1 + log_p.abs())
-    same = (log_p - log_q).abs() <= rounding
-    return 0.5 * (log_p.exp() - log_q.exp()).masked_fill(same, 0).abs().sum(-1)
-
-
-def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    """log((1 - share) p + share q), exactly log p where q = p."""
-    import torch
-
-    gap = log_q - log_p
-    # Each branch takes the larger of p and q out, so that the exponential stays in (0, 1].
-    q_is_larger = gap + torch.log1p((1 - share) * torch.expm1(-gap.clamp(min=0)))
-    p_is_larger = torch.log1p(share * torch.expm1(gap.clamp(max=0)))
-    return log_p + torch.where(gap > 0, q_is_larger, p_is_larger)
+    if teacher_NV.shape[-1] != student_NV.shape[-1]:
+        raise UsageError(
+            f"the teacher's logits have {teacher_NV.shape[-1]} columns, the student's "
+            f"{student_NV.shape[-1]}",
+            mend="keep the shared tokens on both sides (limbeck.models.vocabulary)",
+        )
 
 
 def _log_probabilities(logits: Tensor, temperature: float) -> Tensor:
@@ -209,70 +164,14 @@ def _buckets(teacher: TopK, log_q_NV: Tensor, temperature: float) -> tuple[Tenso
     """Log-probabilities of both models on the kept tokens and, unless all are kept, the rest."""
     import torch
 
-    at = _place_of(teacher, temperature)
-    log_sums_N1 = teacher.log_sums_NT.detach()[:, at : at + 1].to(log_q_NV.dtype)
-    log_p_NK = teacher.logp_NK.detach().to(log_q_NV.dtype) / temperature - log_sums_N1
-    log_p_NK = log_p_NK.masked_fill(log_p_NK == -math.inf, RULED_OUT)
-    kept, vocabulary = log_p_NK.shape[-1], log_q_NV.shape[-1]
-    if kept > vocabulary:
-        raise UsageError(
-            f"the teacher's signal keeps {kept} tokens of a vocabulary of {vocabulary}"
-        )
-    ids_NK = teacher.ids_NK.long()
+    ids_NK, vocabulary = teacher.ids_NK.long(), log_q_NV.shape[-1]
+    everything = check_kept(teacher, vocabulary) == vocabulary
     log_q_NK = log_q_NV.gather(-1, ids_NK)
-    if kept == vocabulary:
-        return log_p_NK, log_q_NK
+    if everything:
+        return teacher_buckets(teacher, temperature, log_q_NK), log_q_NK
     tail_log_q = log_q_NV.scatter(-1, ids_NK, -math.inf).logsumexp(-1, keepdim=True)
-    if teacher.log_tails_NT is None:
-        tail_log_p = _tail_log_probability(log_p_NK, log_sums_N1, tail_log_q.detach())
-    else:
-        tail_log_p = teacher.log_tails_NT.detach()[:, at : at + 1].to(log_q_NV.dtype)
-        tail_log_p = tail_log_p.clamp(min=RULED_OUT)
-    return torch.cat([log_p_NK, tail_log_p], -1), torch.cat([log_q_NK, tail_log_q], -1)
-
-
-def _tail_log_probability(log_p_NK: Tensor, log_sums_N1: Tensor, tail_log_q: Tensor) -> Tensor:
-    """Log of the mass that the kept tokens leave over, [N, 1], of a signal without tails.
-
-    It is a difference, so it has a resolution. Within it teacher and student count as equal, and
-    no smaller tail is claimed: 0 would say that the teacher rules out all other tokens.
-    """
-    import torch
-
-    best, at = log_p_NK.max(-1, keepdim=True)
-    beside_best = -torch.expm1(best)  # 1 - p without cancellation where the teacher is certain
-    tail_p = beside_best - log_p_NK.exp().scatter(-1, at, 0).sum(-1, keepdim=True)
-    epsilon = _epsilon(log_p_NK)
-    resolution = RESOLUTION * epsilon * (beside_best.abs() + log_sums_N1.abs())
-    same = (tail_p - tail_log_q.exp()).abs() <= resolution
-    return torch.where(same, tail_log_q, tail_p.maximum(resolution.clamp(min=epsilon)).log())
-
-
-def stored_log_sums(teacher: TopK, temperature: float) -> Tensor:
-    """The log-sums of a stored temperature, [N, 1].
-
-    Raises:
-        UsageError: the temperature is not stored.
-    """
-    at = _place_of(teacher, temperature)
-    return teacher.log_sums_NT.detach()[:, at : at + 1]
-
-
-def _place_of(teacher: TopK, temperature: float) -> int:
-    stored = teacher.temperatures
-    if temperature not in stored:
-        raise UsageError(
-            f"the teacher's signal does not hold temperature {temperature:g}",
-            mend=f"use one of {', '.join(f'{t:g}' for t in stored)}, or add it to "
-            "label.temperatures and label again",
-        )
-    return stored.index(temperature)
-
-
-def _epsilon(tensor: Tensor) -> float:
-    import torch
-
-    return torch.finfo(tensor.dtype).eps
+    log_q = torch.cat([log_q_NK, tail_log_q], -1)
+    return teacher_buckets(teacher, temperature, log_q), log_q
 
 
 def _scored(student_logits: Tensor, labels: Tensor) -> Tensor:

@@ -105,10 +105,10 @@ class _Open:
         ]
 
     def linear_head(self) -> Tensor:
-        from limbeck.models.linear_head import linear_head
+        from limbeck.models.head_matrix import head_matrix
 
         try:
-            weight_RH = linear_head(self.loaded)
+            weight_RH = head_matrix(self.loaded)
         except UsageError as error:
             raise TeacherError(error.what, where=error.where, mend=error.mend) from error
         return self._vocabulary.of(weight_RH.T).T.contiguous()

@@ -86,6 +86,7 @@ class _Loop:
             job.student.model, job.training, exclude_from_muon=head.parameters()
         )
         objective = Objective(job.student, job.losses, job.vocabulary)
+        self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.trainable = {
             name: parameter
@@ -112,6 +113,8 @@ class _Loop:
         job, total = self.job, len(self.steps)
         torch.manual_seed(job.seed)
         first = self._resume()
+        if self._is_main:
+            say(f"  {job.title}: {self._head_and_losses()}")
         tracker = (
             open_tracker(job.training.tracker, job.title, job.output) if self._is_main else None
         )
@@ -177,24 +180,24 @@ class _Loop:
         """Accumulate the step's gradient; returns this rank's sums of losses, and the divisors."""
         own = self._micro_batches(step)
         divisors = self._divisors(step)
-        weights = torch.tensor(
-            [
-                loss.weight / max(1, divisor)
-                for loss, divisor in zip(self.job.losses, divisors, strict=True)
-            ],
-            device=self.accelerator.device,
-        )
         # DDP averages over ranks; the divisor already counts what is scored on all of them.
-        scale = float(self.accelerator.num_processes)
+        ranks = self.accelerator.num_processes
+        weights = [
+            ranks * loss.weight / max(1, divisor)
+            for loss, divisor in zip(self.job.losses, divisors, strict=True)
+        ]
         total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
         for number, micro_batch in enumerate(own):
             batch, signal = self._load(step, number, micro_batch)
             is_last = number == len(own) - 1
             with _maybe_no_sync(self.accelerator, self.module, not is_last):
-                sums = self.module(batch.inputs, batch.targets_BL, micro_batch.target, signal)
                 counted = 1.0 if micro_batch.counted else 0.0
-                self.accelerator.backward((sums * weights).sum() * scale * counted)
-            total += sums.detach() * counted
+                own_weights = [weight * counted for weight in weights]
+                weighted, sums = self.module(
+                    batch.inputs, batch.targets_BL, micro_batch.target, signal, own_weights
+                )
+                self.accelerator.backward(weighted)
+            total += sums * counted
         return total, divisors
 
     def _update(self, step: int, sums: Tensor, divisors: list[int]) -> _Step:
@@ -364,9 +367,15 @@ class _Loop:
             "examples": len(self.job.examples),
             "answer_tokens_seen": self.counters.answer_tokens,
             "skipped_steps": self.counters.skipped,
+            "head_and_losses": self._head_and_losses(),
             "final_loss": rows[-1]["loss"] if rows else None,
             "trainable_parameters": sum(p.numel() for p in self.trainable.values()),
         }
+
+    def _head_and_losses(self) -> str:
+        if self.why_plain is None:
+            return "language head and losses in one pass"
+        return f"losses from whole logits, since {self.why_plain}"
 
     def _is_due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == len(self.steps)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.losses import Loss
+from limbeck.losses.fused import fused_sums
+from limbeck.models.linear_head import linear_head, why_not_linear
 from limbeck.records import IGNORED, AnswerSize, StudentView, TeacherSignal, Unaligned
 
 if TYPE_CHECKING:
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
 
 
 class Objective(nn.Module):
-    """Runs the student on a micro-batch and returns each loss's sum over the supervised rows.
+    """Runs the student on a micro-batch and returns what its losses say of the supervised rows.
 
-    The language head runs on those rows only.
+    The language head runs on those rows only. Where every loss has a fused form and the head is
+    linear, head and losses run in one pass that never holds all logits; `why_plain` says what
+    stands against it, and then the losses are computed from the logits.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
+        self.why_plain = why_plain(student, losses, vocabulary)
 
     def forward(
         self,
@@ -36,24 +41,63 @@ class Objective(nn.Module):
         targets_BL: Tensor,
         target: str,
         signal: TeacherSignal | None,
-    ) -> Tensor:
-        """Unweighted sums, one a loss [number of losses]; 0 for losses of another target."""
+        weights: Sequence[float],
+    ) -> tuple[Tensor, Tensor]:
+        """The losses' sums times `weights`, added up, and the sums [number of losses] themselves.
+
+        Only the first has a graph. Losses of another target than the micro-batch's count 0.
+        """
         rows_BL = targets_BL != IGNORED
-        hidden_BLH = self._student.hidden_states(inputs)
+        hidden_NH = self._student.hidden_states(inputs)[rows_BL]
         labels_N = self._vocabulary.columns_of(targets_BL[rows_BL])
-        view = StudentView(labels_N, hidden_BLH[rows_BL], self._head)
-        sums: list[Tensor] = []
-        for loss in self._losses:
-            if loss.target != target:
-                sums.append(view.hidden_NH.new_zeros((), dtype=torch.float32))
-                continue
-            term = loss(view, signal if loss.needs_signal else None)
+        own = [number for number, loss in enumerate(self._losses) if loss.target == target]
+        losses, own_weights = [self._losses[i] for i in own], [weights[i] for i in own]
+        terms = self._plain if self.why_plain else self._fused
+        total, own_sums = terms(hidden_NH, labels_N, losses, own_weights, signal)
+        sums = own_sums.new_zeros(len(self._losses), dtype=torch.float32)
+        sums[own] = own_sums.detach().float()
+        return total, sums
+
+    def _fused(
+        self,
+        hidden_NH: Tensor,
+        labels_N: Tensor,
+        losses: Sequence[Loss],
+        weights: Sequence[float],
+        signal: TeacherSignal | None,
+    ) -> tuple[Tensor, Tensor]:
+        first, size = self._vocabulary.first, self._vocabulary.size
+        head = linear_head(self._student, hidden_NH, first, size)
+        assert not isinstance(signal, Unaligned), "a loss over other rows is not fused"
+        return fused_sums(head, labels_N, losses, weights, signal)
+
+    def _plain(
+        self,
+        hidden_NH: Tensor,
+        labels_N: Tensor,
+        losses: Sequence[Loss],
+        weights: Sequence[float],
+        signal: TeacherSignal | None,
+    ) -> tuple[Tensor, Tensor]:
+        view = StudentView(labels_N, hidden_NH, self._head)
+        terms = [loss(view, signal if loss.needs_signal else None) for loss in losses]
+        for loss, term in zip(losses, terms, strict=True):
             assert term.count == loss.count_of(_size(view, signal)), f"{loss} dropped rows"
-            sums.append(term.sum.float())
-        return torch.stack(sums)
+        sums = torch.stack([term.sum.float() for term in terms])
+        return (sums * sums.new_tensor(weights)).sum(), sums
 
     def _head(self, hidden_NH: Tensor) -> Tensor:
         return self._vocabulary.of(self._student.head(hidden_NH))
+
+
+def why_plain(student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabulary) -> str | None:
+    """What keeps head and losses from running in one pass; None if nothing does."""
+    for loss in losses:
+        if not loss.fused:
+            return f"{type(loss).__name__} has no fused form"
+    if vocabulary.columns is not None:
+        return "the ids of the shared tokens have gaps"
+    return why_not_linear(student)
 
 
 def loss_names(losses: Sequence[Loss]) -> list[str]:

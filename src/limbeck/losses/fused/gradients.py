@@ -1,0 +1,60 @@
+"""The gradients of a head's bias, inputs and weights, gathered chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Gradients:
+    """`found` holds those of the bias and of each term's input and weight, or None if not wanted.
+
+    Args:
+        columns: the rows of the weights that take part; the others get 0.
+        rows: of the inputs, in all chunks together.
+        bias_R: or None.
+        tensors: input and weight of each term in turn.
+        wanted: for the bias and each of the tensors.
+    """
+
+    def __init__(
+        self,
+        columns: slice,
+        rows: int,
+        bias_R: Tensor | None,
+        tensors: Sequence[Tensor],
+        wanted: Sequence[bool],
+    ) -> None:
+        self._columns, self._tensors = columns, tensors
+        self.found: list[Tensor | None] = [None] * (1 + len(tensors))
+        for number, (tensor, is_wanted) in enumerate(zip([bias_R, *tensors], wanted, strict=False)):
+            if tensor is None or not is_wanted:
+                continue
+            gradient = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+            self.found[number] = gradient
+            if number % 2 == 0:  # the bias and the weights, which have rows that are not shared
+                gradient[: columns.start] = 0
+                gradient[columns.stop :] = 0
+                if number == 0 or not rows:
+                    gradient.zero_()
+
+    def add(self, gradient_NV: Tensor, chunk: slice) -> None:
+        """Take in the gradient of a chunk's logits."""
+        columns, (of_bias_R, *found) = self._columns, self.found
+        if of_bias_R is not None:
+            of_bias_R[columns] += gradient_NV.sum(0)
+        for at in range(0, len(found), 2):
+            (input_NH, weight_RH), (of_input_NH, of_weight_RH) = (
+                self._tensors[at : at + 2],
+                found[at : at + 2],
+            )
+            if of_input_NH is not None:
+                torch.mm(gradient_NV, weight_RH[columns], out=of_input_NH[chunk])
+            if of_weight_RH is not None:
+                own = of_weight_RH[columns]
+                if chunk.start == 0:
+                    torch.mm(gradient_NV.T, input_NH[chunk], out=own)
+                else:
+                    own.addmm_(gradient_NV.T, input_NH[chunk])
