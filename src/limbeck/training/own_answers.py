@@ -1,7 +1,8 @@
 """On-policy distillation: the student writes answers, and the live teacher scores them.
 
 Losses with `target: student` are computed on what the student itself would say, so that it learns
-in the states that it gets into (Agarwal et al. 2024, "On-Policy Distillation of Language Models", GKD).
+in the states that it gets into (GKD, Agarwal et al. 2024, "On-Policy Distillation of Language
+Models").
 The answers of a window of `refresh_every` steps are written at its beginning, with the weights of
 that moment; no gradient runs through the writing, and the prompt is never in the loss.
 """
