@@ -51,14 +51,18 @@ def weights(work: Path) -> dict[str, torch.Tensor]:
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def test_two_ranks_end_where_one_ends(tmp_path: Path) -> None:
+CACHED = ("student.freeze=[vision_tower,projector]", "training.cache_vision_features=true")
+
+
+@pytest.mark.parametrize("overrides", [(), CACHED], ids=["plain", "cached vision"])
+def test_two_ranks_end_where_one_ends(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = tmp_path / "ranks.yaml"
     recipe.write_text(RECIPE)
     assert yaml.safe_load(RECIPE)
     for ranks in (1, 2):
         # One step, since Adam amplifies rounding where a gradient is nearly zero.
         done = subprocess.run(
-            command(recipe, tmp_path / f"w{ranks}", ranks, "training.steps=1"),
+            command(recipe, tmp_path / f"w{ranks}", ranks, "training.steps=1", *overrides),
             env=ENVIRONMENT,
             capture_output=True,
             text=True,
