@@ -52,9 +52,12 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 CROSSED = ("losses.1.kind=cross_tokenizer", "teacher.build.tokenizer=bpe")
+CACHED = ("student.freeze=[vision_tower,projector]", "training.cache_vision_features=true")
 
 
-@pytest.mark.parametrize("overrides", [(), CROSSED], ids=["one tokenizer", "two tokenizers"])
+@pytest.mark.parametrize(
+    "overrides", [(), CROSSED, CACHED], ids=["one tokenizer", "two tokenizers", "cached vision"]
+)
 def test_two_ranks_end_where_one_ends(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = tmp_path / "ranks.yaml"
     recipe.write_text(RECIPE)

@@ -48,6 +48,30 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
                 )
 
 
+def check_vision_cache(arms: Sequence[Arm]) -> None:
+    """Refuse cached features of a vision tower or projector that is trained.
+
+    Raises:
+        UsageError: naming the parts.
+    """
+    for arm in (arm for arm in arms if arm.trained):
+        adapter, freeze = arm.recipe.student.adapter, arm.recipe.student.freeze
+        if not arm.recipe.training.cache_vision_features:
+            continue
+        seen = ("vision_tower", "projector")
+        trained = [
+            part for part in seen if (part in adapter.parts if adapter else part not in freeze)
+        ]
+        if trained:
+            raise UsageError(
+                f"what is trained changes the features of pictures ({', '.join(trained)})",
+                where="training.cache_vision_features"
+                if arm.name == "student"
+                else f"arms.{arm.name}.training.cache_vision_features",
+                mend="freeze vision_tower and projector, or adapt the language model only",
+            )
+
+
 def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
     """On-policy: only a live teacher can score what the student has just written."""
     if not loss.needs_signal:

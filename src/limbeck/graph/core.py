@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
-from limbeck.graph.checks import check_signals, device_of
+from limbeck.graph.checks import check_signals, check_vision_cache, device_of
 from limbeck.recipe import Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
@@ -30,6 +30,7 @@ class Graph:
         self.arms = arms_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, self.arms)
+        check_vision_cache(self.arms)
         self.device = device_of(recipe.device)
 
     def add(self, stage: Stage) -> Stage:

@@ -13,6 +13,7 @@ from limbeck.models.family import Family, family_named
 from limbeck.models.generation import Generated, generate
 from limbeck.models.saving import save_model
 from limbeck.models.source import model_folder
+from limbeck.models.vision_features import by_the_door
 from limbeck.models.weights import read_weights
 from limbeck.recipe.sections import ModelSection
 
@@ -86,13 +87,14 @@ class LoadedModel:
                 mend="use another model family, and please report this one",
             )
 
-    def place(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs on the model's device, pictures in the model's precision."""
+    def place(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        """Inputs on the model's device, pictures or their features in the model's precision."""
         dtype = self.base.dtype
-        return {
+        placed = {
             name: tensor.to(self.device, dtype if tensor.is_floating_point() else None)
             for name, tensor in inputs.items()
         }
+        return by_the_door(placed)
 
     def generate(
         self,

@@ -187,6 +187,10 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations to save memory"
     )
+    cache_vision_features: bool = Field(
+        default=False,
+        description="run a frozen vision tower and projector once a sample, not in every step",
+    )
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",

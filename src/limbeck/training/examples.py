@@ -13,6 +13,7 @@ from limbeck.training.batches import Example, MicroBatch
 
 if TYPE_CHECKING:
     from limbeck.data.tokens import Encoded, Encoder
+    from limbeck.training.vision_cache import VisionCache
 
 CACHE_BYTES = 1 << 30
 """How much encoded data a process keeps, so that a small data set is prepared only once."""
@@ -22,11 +23,19 @@ class EncodedExamples(Dataset["Encoded"]):
     """Encodes examples by index and keeps as many as fit in `CACHE_BYTES`.
 
     `answer_tokens[i]` counts the supervised tokens of example i, end of turn included;
-    `expected_lengths[i]` estimates its whole length, for batching like with like.
+    `expected_lengths[i]` estimates its whole length, for batching like with like. Samples that the
+    cache of vision features has are read from there; their pictures are not opened.
     """
 
-    def __init__(self, examples: Sequence[Example], encoder: Encoder, data: Path) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        encoder: Encoder,
+        data: Path,
+        vision: VisionCache | None = None,
+    ) -> None:
         self._examples, self._encoder, self._data = list(examples), encoder, data
+        self._vision = vision
         self._kept: dict[int, Encoded] = {}
         self._kept_bytes = 0
         self.answer_tokens = [len(encoder.answer_tokens(e.answer)) for e in examples]
@@ -44,6 +53,11 @@ class EncodedExamples(Dataset["Encoded"]):
         if kept is not None:
             return kept
         example = self._examples[index]
+        prompt = self._vision.prompt(example.sample.id) if self._vision else None
+        if prompt is not None:
+            item = prompt.with_answer(self._encoder.answer_tokens(example.answer))
+            self._encoder.check_context(item, example.sample)
+            return item
         item = self._encoder.encode(example.sample, self._data, example.answer)
         size = sum(tensor.nbytes for tensor in item.features.values())
         if self._kept_bytes + size <= CACHE_BYTES:

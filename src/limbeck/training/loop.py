@@ -26,12 +26,13 @@ from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
 from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
+from limbeck.training.memory import is_out_of_memory, memory_in_use
 from limbeck.training.objective import Objective, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
 from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
-from limbeck.training.readings import memory_now, note_of
 from limbeck.training.stop import stop_on_signals
-from limbeck.training.tracking import open_tracker
+from limbeck.training.tracking import note_of, open_tracker
+from limbeck.training.vision_cache import cache_vision_features
 
 METRICS = "metrics.jsonl"
 
@@ -94,7 +95,8 @@ class _Loop:
             if parameter.requires_grad
         }
         self.names = loss_names(job.losses)
-        self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data)
+        self.vision = cache_vision_features(job, self.accelerator)
+        self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data, self.vision)
         self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
         fraction = job.training.on_policy.fraction
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
@@ -158,7 +160,7 @@ class _Loop:
             try:
                 gradients = self._gradients(step)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 failed = True
             if not self._anywhere(failed):
@@ -352,7 +354,7 @@ class _Loop:
             "skipped": self.counters.skipped,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
-            **memory_now(),
+            **memory_in_use(),
         }
 
     def _seconds_so_far(self) -> float:
@@ -370,6 +372,7 @@ class _Loop:
             "head_and_losses": self._head_and_losses(),
             "final_loss": rows[-1]["loss"] if rows else None,
             "trainable_parameters": sum(p.numel() for p in self.trainable.values()),
+            "vision_features": self.vision.facts if self.vision else None,
         }
 
     def _head_and_losses(self) -> str:
@@ -392,9 +395,3 @@ def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bo
     from contextlib import nullcontext
 
     return accelerator.no_sync(module) if wanted else nullcontext()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "out of memory" in str(error).lower() or "can't allocate memory" in str(error).lower()
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -235,6 +236,7 @@ def _train(
     from limbeck.models.adapt import prepare_for_training
     from limbeck.training.loop import train
     from limbeck.training.preflight import preflight
+    from limbeck.training.vision_cache import FOLDER
 
     job.output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(job.seed)
@@ -246,8 +248,10 @@ def _train(
         gradient_checkpointing=job.training.gradient_checkpointing,
     )
     summary = train(job)
-    shutil.rmtree(job.output / MODEL, ignore_errors=True)
-    job.student.save(job.output / MODEL)
+    if os.environ.get("RANK", "0") == "0":  # two ranks would remove each other's files
+        shutil.rmtree(job.output / MODEL, ignore_errors=True)
+        job.student.save(job.output / MODEL)
+        shutil.rmtree(job.output / FOLDER, ignore_errors=True)
     return {**adapted, **summary, "preflight": facts}
 
 

@@ -1,4 +1,4 @@
-"""Optional experiment trackers; metrics.jsonl is always written, whatever is chosen here."""
+"""Where rows of metrics.jsonl go as well: the progress line, and a tracker if one is chosen."""
 
 from __future__ import annotations
 
@@ -78,3 +78,10 @@ def flatten(row: dict[str, Any]) -> dict[str, float]:
         else:
             flat[name] = value
     return flat
+
+
+def note_of(row: dict[str, Any]) -> str:
+    """What stands beside the progress bar."""
+    parts = ", ".join(f"{name} {value:.4f}" for name, value in row["losses"].items())
+    memory = next(f"{v:.2f} GiB" for name, v in row.items() if name.endswith("_gib"))
+    return f"loss {row['loss']:.4f} ({parts})  {row['tokens_per_second']:.0f} tokens/s  {memory}"
