@@ -3,8 +3,10 @@
     python docs/render.py                             write the pages (make docs)
     python docs/render.py --check                     fail when a page is not what it should be
     python docs/render.py --adopt work/runs/demo/results.json     keep a run's results, then write
+    python docs/render.py --adopt-benchmarks work/benchmarks      keep the benchmarks', then write
 
-`docs/results/demo.json` is what `--adopt` kept of a run of `recipes/demo.yaml`.
+`docs/results/demo.json` is what `--adopt` kept of a run of `recipes/demo.yaml`, and
+`docs/results/benchmarks/` what the scripts in `benchmarks/` wrote.
 """
 
 from __future__ import annotations
@@ -15,11 +17,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import performance_page
+
 from limbeck.recipe.reference import reference_page
 from limbeck.report import cost as costs
 from limbeck.report.format import count, data_size, decimal, interval, parameters, quantity, times
 
 ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "docs" / "results" / "benchmarks"
 RESULTS = ROOT / "docs" / "results" / "demo.json"
 KEPT = (
     *("name", "headline", "verdict", "evaluation", "costs", "gains", "warnings", "evaluated"),
@@ -40,6 +46,8 @@ def pages(root: Path = ROOT, results: Path = RESULTS) -> dict[Path, str]:
     }
     if kept is not None:
         rendered[root / "docs" / "demo-results.md"] = results_page(kept)
+    if (speed := performance_page.performance_page(BENCHMARKS)) is not None:
+        rendered[root / "docs" / "performance.md"] = speed
     return rendered
 
 
@@ -162,9 +170,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     parser.add_argument("--adopt", type=Path, metavar="RESULTS", help="a run's results.json")
+    parser.add_argument("--adopt-benchmarks", type=Path, metavar="FOLDER", help="work/benchmarks")
     arguments = parser.parse_args()
     if arguments.adopt:
         adopt(arguments.adopt)
+    if arguments.adopt_benchmarks:
+        performance_page.adopt(arguments.adopt_benchmarks, BENCHMARKS)
     drifted = [
         (path, text)
         for path, text in pages().items()

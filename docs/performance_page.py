@@ -1,0 +1,130 @@
+"""The page about speed, from what the scripts in `benchmarks/` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+NAMES = ("loss", "cache", "pipeline", "labelling")
+
+
+def adopt(folder: Path, kept: Path) -> None:
+    """Keep the benchmarks' JSON files, without the single times of every round."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        source = folder / f"{name}.json"
+        if source.is_file():
+            content = _without(json.loads(source.read_text(encoding="utf-8")), "all_seconds")
+            (kept / source.name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def performance_page(kept: Path) -> str | None:
+    """The whole page, or None where no benchmark was kept."""
+    sections = {"loss": _loss, "cache": _cache, "pipeline": _pipeline, "labelling": _labelling}
+    lines: list[str] = []
+    for name, section in sections.items():
+        path = kept / f"{name}.json"
+        if path.is_file():
+            lines += ["", *section(json.loads(path.read_text(encoding="utf-8")))]
+    if not lines:
+        return None
+    head = [
+        "# Speed and memory",
+        "",
+        "Rendered by `make docs` from `docs/results/benchmarks/`, which the scripts in",
+        "`benchmarks/` wrote on two CPU cores. Every script runs ours and the references in turn,",
+        "in one process, and the ratios are of neighbouring runs: trust them more than the",
+        "seconds. `make bench` measures again.",
+    ]
+    return "\n".join([*head, *lines, ""])
+
+
+def _loss(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Head and losses",
+        "",
+        f"`python benchmarks/loss.py`: vocabulary {found['vocabulary']:,}, bf16, torch",
+        f"{found['torch']}, {found['threads']} thread(s). The gradient of the head's weights alone",
+        f"is {found['weight_gradient_mib']:.0f} MiB.",
+    ]
+    for rows, ways in found["rows"].items():
+        lines += [
+            "",
+            f"{rows} supervised rows of {found['length']:,} tokens:",
+            "",
+            "| way | seconds | × bare matrix products (low to high) | extra MiB |",
+            "|---|---|---|---|",
+        ]
+        for name, one in ways.items():
+            extra = "" if one["peak_extra_mib"] is None else f"{one['peak_extra_mib']:,.0f}"
+            spread = f"{one['times_bare_low']:.2f} to {one['times_bare_high']:.2f}"
+            ratio = f"{one['times_bare']:.2f} ({spread})"
+            lines.append(f"| {name} | {one['seconds']:.3f} | {ratio} | {extra} |")
+    lines += ["", "| goal | reached | wanted | |", "|---|---|---|---|"]
+    for one in found["goals"]:
+        word = "met" if one["met"] else "**missed**"
+        lines.append(f"| {one['goal']} | {one['reached']:.2f} | {one['target']:g} | {word} |")
+    return lines
+
+
+def _cache(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## The cache of the teacher's distributions",
+        "",
+        f"`python benchmarks/cache.py`: {found['tokens']:,} tokens in {found['samples']} samples, "
+        f"vocabulary {found['vocabulary']:,}, k = {found['k']}, temperatures "
+        f"{', '.join(f'{t:g}' for t in found['temperatures'])}, mean entropy "
+        f"{found['entropy_nats']['mean']:.2f} nats.",
+        "",
+        "| format | bytes a token | KL added, nats | encoded tokens/s | decoded tokens/s |",
+        "|---|---|---|---|---|",
+    ]
+    for one in found["formats"]:
+        cells = (
+            one["format"],
+            f"{one['bytes_per_token']:,.1f}",
+            f"{one['kl_nats']:.1e}",
+            f"{one['encode_tokens_per_second']:,.0f}",
+            f"{one['decode_tokens_per_second']:,.0f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _pipeline(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## A training step",
+        "",
+        f"`python benchmarks/pipeline.py`: a tiny pair of real model classes, "
+        f"{found['steps']} steps of {found['batch_size']} samples, {found['threads']} thread(s).",
+        "",
+        "| variant | seconds a step | × faster (low to high) | final loss |",
+        "|---|---|---|---|",
+    ]
+    for name, one in found["variants"].items():
+        ratio = one["speed_up"]
+        spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        cells = (name, f"{one['seconds_a_step']:.3f}", spread, f"{one['final_loss']:.6f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _labelling(found: dict[str, Any]) -> list[str]:
+    ratio = found["speed_up"]
+    spread = f"{ratio['low']:.2f} to {ratio['high']:.2f} over {len(found['rounds'])} rounds"
+    return [
+        "## Labelling",
+        "",
+        f"`python benchmarks/labelling.py`: {found['samples']} samples, {found['threads']} thread(s).",
+        f"In batches of {found['batch_size']} it is {ratio['median']:.2f} times as fast as one",
+        f"picture at a time ({spread}).",
+    ]
+
+
+def _without(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _without(inner, key) for name, inner in value.items() if name != key}
+    if isinstance(value, list):
+        return [_without(inner, key) for inner in value]
+    return value
