@@ -116,8 +116,8 @@ def _labelling(found: dict[str, Any]) -> list[str]:
     return [
         "## Labelling",
         "",
-        f"`python benchmarks/labelling.py`: {found['samples']} samples, {found['threads']} thread(s).",
-        f"In batches of {found['batch_size']} it is {ratio['median']:.2f} times as fast as one",
+        f"`python benchmarks/labelling.py`: {found['samples']} samples,",
+        f"{found['threads']} thread(s). In batches of {found['batch_size']} it is {ratio['median']:.2f} times as fast as one",
         f"picture at a time ({spread}).",
     ]
 
