@@ -112,13 +112,13 @@ def _pipeline(found: dict[str, Any]) -> list[str]:
 
 def _labelling(found: dict[str, Any]) -> list[str]:
     ratio = found["speed_up"]
+    sizes = f"{found['samples']} samples, {found['threads']} thread(s)"
     spread = f"{ratio['low']:.2f} to {ratio['high']:.2f} over {len(found['rounds'])} rounds"
     return [
         "## Labelling",
         "",
-        f"`python benchmarks/labelling.py`: {found['samples']} samples,",
-        f"{found['threads']} thread(s). In batches of {found['batch_size']} it is {ratio['median']:.2f} times as fast as one",
-        f"picture at a time ({spread}).",
+        f"`python benchmarks/labelling.py`: {sizes}. In batches of {found['batch_size']} it is",
+        f"{ratio['median']:.2f} times as fast as one picture at a time ({spread}).",
     ]
 
 
