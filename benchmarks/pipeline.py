@@ -223,7 +223,9 @@ def make_loop(world: World, variant: str) -> Any:
     losses = [Divergence()]
     job = Job(output, student, vocabulary, world.examples, world.data, losses, training, 0, variant)
     if "+" in variant:
-        job.signals = cached_signal(world.folder / "labels", world.key, world.examples)
+        job.signals = cached_signal(
+            world.folder / "labels", world.key, world.examples, "top_k", "cpu"
+        )
     else:
         session = teacher_of(world.folder).open(world.data, device="cpu")
         job.signals = live_signal(session, world.examples)

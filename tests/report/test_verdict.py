@@ -5,13 +5,19 @@ from typing import Any
 import pytest
 
 from limbeck.errors import UsageError
-from limbeck.report.verdict import Claim, difference, outcome, verdict
+from limbeck.report.verdict import (
+    Claim,
+    difference,
+    half_width_over_seeds,
+    outcome,
+    verdict,
+)
 
 
 def planted(
     *,
     control: tuple[float, float, float] | None = (0.1, 0.05, 0.15),
-    seeds: tuple[float, ...] = (0.09, 0.11),
+    seeds: tuple[float, ...] = (0.098, 0.102),
     higher_is_better: bool = True,
     teacher: bool = True,
 ) -> dict[str, Any]:
@@ -79,7 +85,7 @@ def test_a_tie_is_no_difference_we_can_tell():
 
 
 def test_a_loss_is_called_a_loss():
-    found = verdict(planted(control=(-0.1, -0.15, -0.05), seeds=(-0.09, -0.11)))
+    found = verdict(planted(control=(-0.1, -0.15, -0.05), seeds=(-0.098, -0.102)))
     assert claim(found, "control").outcome == "worse"
     assert "distillation loses to plain cross-entropy training" in found.sentence
 
@@ -101,11 +107,24 @@ def test_an_interval_that_touches_zero_makes_no_win():
     )
 
 
-def test_one_seed_says_that_chance_between_seeds_is_unknown():
+def test_one_seed_tells_no_two_training_runs_apart():
     found = verdict(planted(seeds=(0.1,)))
-    assert claim(found, "control").outcome == "better"
-    assert "chance between seeds is unknown" in claim(found, "control").why
+    assert claim(found, "control").outcome == "tie"
+    assert "chance between two training runs is unknown" in claim(found, "control").why
+    assert claim(found, "baseline").outcome == "better"
+    assert "chance between seeds is unknown" in claim(found, "baseline").why
     assert "with 1 seed" in found.sentence
+
+
+def test_seeds_that_spread_as_wide_as_the_difference_make_no_win():
+    found = verdict(planted(control=(0.11, 0.08, 0.14), seeds=(0.02, 0.2)))
+    assert claim(found, "control").outcome == "tie"
+    assert "over 2 seeds the difference is known to ± 1.144" in claim(found, "control").why
+
+
+def test_the_interval_over_seeds_is_students():
+    # Mean 2, standard deviation 1, three values: 4.303 / sqrt(3).
+    assert half_width_over_seeds([1.0, 2.0, 3.0]) == pytest.approx(2.4843, abs=1e-3)
 
 
 def test_a_missing_control_is_not_measured():
@@ -138,11 +157,11 @@ def test_the_share_of_the_teacher_comes_with_its_interval():
 
 
 def test_a_difference_stored_the_other_way_round_is_turned():
-    scores = planted(control=(0.1, 0.05, 0.15), seeds=(0.09, 0.11))
+    scores = planted(control=(0.1, 0.05, 0.15), seeds=(0.098, 0.102))
     turned = difference(scores, "exact_match", "control", "student")
     assert turned is not None
     assert (turned["mean"], turned["low"], turned["high"]) == (-0.1, -0.15, -0.05)
-    assert [seed["value"] for seed in turned["per_seed"]] == [-0.09, -0.11]
+    assert [seed["value"] for seed in turned["per_seed"]] == [-0.098, -0.102]
     assert outcome(turned, higher_is_better=True)[0] == "worse"
 
 

@@ -1,14 +1,17 @@
 """The verdict: one sentence with its uncertainty, and the claims it is made of. Pure functions.
 
 A difference counts only when the interval of the paired difference excludes 0 and every seed has
-the same sign. Everything else is "no difference we can tell", and what was not measured is said
-to be so.
+the same sign; between two trained arms, which chance in training moves apart, the interval over
+seeds has to exclude 0 as well. Everything else is "no difference we can tell", and what was not
+measured is said to be so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean, stdev
 from typing import Any, Literal
 
 from limbeck.errors import UsageError
@@ -25,6 +28,12 @@ from limbeck.report.format import (
 )
 
 Outcome = Literal["better", "worse", "tie", "not_measured"]
+
+UNTRAINED = frozenset(("teacher", "baseline"))
+"""Arms in whose scores no chance of a student's training lies."""
+
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Student's t at 97.5 % for 1 to 10 degrees of freedom; the last serves for more."""
 
 NEAR_ONE = 0.05
 """Costs within this share of one another are called about the same."""
@@ -131,12 +140,28 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
     ]
     if len(agreeing) != len(seeds):
         return "tie", f"only {len(agreeing)} of {len(seeds)} seeds agree in sign"
-    if len(seeds) > 1:
-        every = "both seeds" if len(seeds) == 2 else f"all {len(seeds)} seeds"
-        why = f"the interval excludes 0 and {every} agree in sign"
-    else:
+    every = "both seeds" if len(seeds) == 2 else f"all {len(seeds)} seeds"
+    why = f"the interval excludes 0 and {every} agree in sign"
+    if len(seeds) == 1:
         why = "the interval excludes 0; with one seed, chance between seeds is unknown"
+    if not UNTRAINED.intersection((found.get("a"), found.get("b"))):
+        if len(seeds) == 1:
+            return "tie", "with one seed, chance between two training runs is unknown"
+        half = half_width_over_seeds([s["value"] for s in seeds])
+        if abs(fmean(s["value"] for s in seeds)) <= half:
+            return "tie", (
+                f"chance between training runs is as large: over {len(seeds)} seeds the difference "
+                f"is known to ± {decimal(half)}"
+            )
+        why += f", and the interval over seeds (± {decimal(half)}, Student's t) excludes 0"
     return ("better" if above == higher_is_better else "worse"), why
+
+
+def half_width_over_seeds(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean over seeds, by Student's t; two values or more."""
+    freedom = len(values) - 1
+    quantile = T_QUANTILES[min(freedom, len(T_QUANTILES)) - 1]
+    return quantile * stdev(values) / math.sqrt(len(values))
 
 
 def arm_scores(scores: Mapping[str, Any], arm: str, kind: str) -> dict[str, Any] | None:
