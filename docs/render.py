@@ -81,7 +81,7 @@ def results_page(results: dict[str, Any]) -> str:
         "",
         f"**{results['verdict']['sentence']}**",
         "",
-        *(f"- {claim['statement']}" for claim in results["verdict"]["claims"]),
+        *(_claim(claim) for claim in results["verdict"]["claims"]),
         "",
         "## Scores",
         "",
@@ -100,6 +100,11 @@ def results_page(results: dict[str, Any]) -> str:
         lines += [f"- {warning}" for warning in results["warnings"]]
     versions = ", ".join(f"{name} {text}" for name, text in sorted(results["versions"].items()))
     return "\n".join([*lines, "", "## Versions", "", versions, ""])
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    why = f" ({claim['why']})" if claim.get("why") else ""
+    return f"- {claim['statement']}{why}"
 
 
 def score_table(results: dict[str, Any], columns: int) -> list[str]:
