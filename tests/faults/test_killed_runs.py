@@ -29,6 +29,7 @@ training: {steps: 30, samples_per_step: 4, samples_per_micro_batch: 2, checkpoin
            log_every: 3}
 evaluate: {models: [student, control], metrics: [exact_match], max_new_tokens: 8, batch_size: 2}
 """
+SEEN = ("*/*/MANIFEST.json", "*/*-partial/checkpoints/step-*", "*/*-partial/*.jsonl")
 COMPARED = {
     "labels": "labels.parquet",
     "student": "student/model.safetensors",
@@ -51,6 +52,11 @@ def finish(recipe: Path, work: Path) -> None:
     assert run.returncode == 0, errors.decode()[-2000:]
 
 
+def progress(work: Path) -> set[str]:
+    """What a run has on disk: a change of it is the moment for a kill."""
+    return {str(path) for pattern in SEEN for path in work.glob(pattern)}
+
+
 def results(work: Path) -> dict[str, bytes]:
     return {
         f"{kind}/{folder.name}": (folder / name).read_bytes()
@@ -66,15 +72,17 @@ def test_runs_killed_again_and_again_end_where_an_unbroken_one_ends(tmp_path: Pa
     recipe.write_text(RECIPE)
     finish(recipe, tmp_path / "unbroken")
     kills = 0
-    for seconds in (3.0, 4.5, 5.0, 5.5, 6.0, 6.5, 7.0, 8.0):
+    for _ in range(8):
         run = start(recipe, tmp_path / "broken")
-        time.sleep(seconds)
+        before = progress(tmp_path / "broken")
+        while run.poll() is None and progress(tmp_path / "broken") == before:
+            time.sleep(0.005)
         if run.poll() is None:
             run.send_signal(signal.SIGKILL)
             kills += 1
         run.communicate()
     finish(recipe, tmp_path / "broken")
-    assert kills >= 4
+    assert kills == 8
     assert results(tmp_path / "broken") == results(tmp_path / "unbroken")
 
 
