@@ -285,6 +285,15 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def expected_prompt_tokens(sample: Sample) -> int:
+    """A cheap estimate of a prompt's length, to batch like with like; opens no picture.
+
+    Four characters a token, and 28 x 28 pixels a visual token, as in the Qwen families.
+    """
+    characters = sum(len(part.get("text", "")) for m in sample.messages for part in m["content"])
+    return characters // 4 + sum(i.width * i.height for i in sample.images) // 784
+
+
 def collate(items: Sequence[Encoded], *, pad_id: int, side: str) -> Batch:
     """Pad samples to one length; `side` is "right" for training and "left" for generation.
 

@@ -15,6 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from limbeck.errors import UsageError
+from limbeck.recipe.recipe import UNTRAINED
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -28,9 +29,6 @@ from limbeck.report.format import (
 )
 
 Outcome = Literal["better", "worse", "tie", "not_measured"]
-
-UNTRAINED = frozenset(("teacher", "baseline"))
-"""Arms in whose scores no chance of a student's training lies."""
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Student's t at 97.5 % for 1 to 10 degrees of freedom; the last serves for more."""
@@ -144,7 +142,7 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
     why = f"the interval excludes 0 and {every} agree in sign"
     if len(seeds) == 1:
         why = "the interval excludes 0; with one seed, chance between seeds is unknown"
-    if not UNTRAINED.intersection((found.get("a"), found.get("b"))):
+    if found.get("a") not in UNTRAINED and found.get("b") not in UNTRAINED:
         if len(seeds) == 1:
             return "tie", "with one seed, chance between two training runs is unknown"
         half = half_width_over_seeds([s["value"] for s in seeds])

@@ -114,10 +114,9 @@ class _Open:
         return self._vocabulary.of(weight_RH.T).T.contiguous()
 
     def expected_length(self, sample: Sample) -> int:
-        characters = sum(
-            len(part.get("text", "")) for m in sample.messages for part in m["content"]
-        )
-        return characters // 4 + sum(i.width * i.height for i in sample.images) // 784
+        from limbeck.data.tokens import expected_prompt_tokens
+
+        return expected_prompt_tokens(sample)
 
     def check_image_sensitivity(self, sample: Sample, answer: str) -> None:
         from limbeck.models.sensitivity import check_image_sensitivity

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch.utils.data import DataLoader, Dataset
 
+from limbeck.data.tokens import expected_prompt_tokens
 from limbeck.training.batches import Example, MicroBatch
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class EncodedExamples(Dataset["Encoded"]):
         self._kept_bytes = 0
         self.answer_tokens = [len(encoder.answer_tokens(e.answer)) for e in examples]
         self.expected_lengths = [
-            count + _prompt_length(example)
+            count + expected_prompt_tokens(example.sample)
             for count, example in zip(self.answer_tokens, examples, strict=True)
         ]
 
@@ -78,7 +79,7 @@ class EncodedExamples(Dataset["Encoded"]):
         if index in self._kept:
             self._kept[index] = item
         self.answer_tokens[index] = len(item.answer_ids)
-        self.expected_lengths[index] = len(item.answer_ids) + _prompt_length(example)
+        self.expected_lengths[index] = len(item.answer_ids) + expected_prompt_tokens(example.sample)
 
     def stream(self, plan: Iterable[MicroBatch], workers: int) -> Iterator[list[Encoded]]:
         """The examples of each micro-batch in turn, prepared by `workers` processes (0: here)."""
@@ -94,9 +95,3 @@ class EncodedExamples(Dataset["Encoded"]):
             prefetch_factor=4,
         )
         yield from loader
-
-
-def _prompt_length(example: Example) -> int:
-    sample = example.sample
-    characters = sum(len(part.get("text", "")) for m in sample.messages for part in m["content"])
-    return characters // 4 + sum(i.width * i.height for i in sample.images) // 784
