@@ -31,6 +31,9 @@ FORMAT_VERSIONS = {
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 
+WEIGHT_FIELDS = {"model", "revision", "build", "compose", "adapter_path"}
+"""Where a section's weights come from; their content is told by stages and `ModelOf.weights`."""
+
 Make = Callable[[Path, Mapping[str, Path]], dict[str, Any]]
 SectionType = TypeVar("SectionType", bound=ModelSection)
 
@@ -71,7 +74,7 @@ class Stage:
 class ModelOf:
     """A model to load: a section, and the stage that makes its folder.
 
-    Without a stage it is a hub id or a folder of the user's, identified by `weights`.
+    `weights` identifies what no stage makes: a hub id or a folder of the user's, an adapter.
     """
 
     section: ModelSection
@@ -83,9 +86,9 @@ class ModelOf:
         """What can change the loaded model; the weights of a stage are named by `reads`."""
         fields = self.section.model_dump(
             mode="json",
-            include=set(ModelSection.model_fields) - {"model", "revision", "build", "compose"},
+            include=set(ModelSection.model_fields) - WEIGHT_FIELDS,
         )
-        if self.stage is None:
+        if self.weights is not None:
             fields["weights"] = self.weights
         return fields
 
@@ -94,7 +97,10 @@ class ModelOf:
         return {} if self.stage is None else {name: self.stage}
 
     def located(self, section: SectionType, inputs: Mapping[str, Path], name: str) -> SectionType:
-        """`section` with `model` set to the folder that the stage made."""
+        """`section` with `model` set to the folder that the stage made.
+
+        Its adapter is kept where the stage has not trained it in.
+        """
         if self.stage is None:
             return section
         found = {
@@ -102,5 +108,6 @@ class ModelOf:
             "revision": None,
             "build": None,
             "compose": None,
+            "adapter_path": self.section.adapter_path,
         }
         return section.model_copy(update=found)

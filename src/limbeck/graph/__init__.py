@@ -13,7 +13,8 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, label_stage, model_of, teacher_model
+from limbeck.graph.models import data_stage, label_stage, model_of
+from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
 
 __all__ = ["Graph", "graph_of"]
@@ -27,7 +28,7 @@ def graph_of(recipe: Recipe) -> Graph:
     """
     graph = Graph(recipe)
     graph.data = graph.add(data_stage(graph))
-    teacher = teacher_model(graph)
+    teacher = teacher_of(graph, graph.teacher)
     labels = label_stage(graph, teacher)
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]

@@ -9,7 +9,7 @@ from typing import cast
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
-from limbeck.teachers import Capability
+from limbeck.teachers import Capability, Teacher
 
 
 def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability]) -> None:
@@ -76,6 +76,23 @@ def _cannot(what: str, field: str, instead: str) -> UsageError:
     return UsageError(
         f"this teacher cannot {what}", where=f"label.{field}", mend=f"set it to {instead}"
     )
+
+
+def check_shown_examples(recipe: Recipe, teacher: Teacher) -> None:
+    """Refuse few-shot examples from the samples that are evaluated: the teacher would see answers.
+
+    Raises:
+        UsageError: naming the split.
+    """
+    shown = teacher.few_shot
+    if shown is not None and shown.ids is None and shown.split == recipe.evaluate.split:
+        raise UsageError(
+            f"the teacher would be shown answers of {shown.split!r}, which it is scored on",
+            where="teacher.few_shot.split",
+            mend="draw them from train or validation",
+        )
+    for member in teacher.members():
+        check_shown_examples(recipe, member)
 
 
 def check_vision_cache(arms: Sequence[Arm]) -> None:

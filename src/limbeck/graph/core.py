@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
-from limbeck.graph.checks import check_signals, check_vision_cache, device_of
+from limbeck.graph.checks import (
+    check_shown_examples,
+    check_signals,
+    check_vision_cache,
+    device_of,
+)
 from limbeck.recipe import Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
@@ -31,6 +36,7 @@ class Graph:
         self.arms = arms_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, self.arms, self.teacher.capabilities())
+        check_shown_examples(recipe, self.teacher)
         check_vision_cache(self.arms)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"

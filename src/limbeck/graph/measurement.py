@@ -7,29 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import UsageError
 from limbeck.graph.core import Graph
-from limbeck.graph.models import teacher_identity
+from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
-from limbeck.recipe.sections import ModelSection
-from limbeck.stages import ModelOf, Stage
+from limbeck.stages import Stage
 from limbeck.store import Store
-from limbeck.teachers import Teacher
-from limbeck.teachers.transformers import Transformers
+from limbeck.teachers.specialised import Prompting
 
 Inputs = Mapping[str, Path]
 
 
-def answering(graph: Graph, model: ModelOf | None, inputs: Inputs) -> Teacher:
-    """Any model as something that answers samples."""
-    if model is None:
-        return graph.teacher
-    located = model.located(model.section, inputs, "model")
-    fields = {name: getattr(located, name) for name in ModelSection.model_fields}
-    return Transformers.model_validate({"backend": "transformers", **fields})
-
-
-def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
+def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
     """Let one model answer the evaluation samples."""
     settings = graph.recipe.evaluate
 
@@ -38,7 +26,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
 
         return predict(
             output,
-            model=answering(graph, model, inputs),
+            model=model.located(inputs, "model"),
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             data=inputs["data"],
             settings=settings,
@@ -47,12 +35,12 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
         )
 
     identity = {
-        "model": teacher_identity(graph, model),
+        "model": model.identity,
         "evaluate": settings.model_dump(
             mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
         ),
     }
-    reads = {"data": graph.data, **(model.reads("model") if model else {})}
+    reads = {"data": graph.data, **model.reads("model")}
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
 
 
@@ -82,32 +70,28 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
 
-def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
+def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
     """Time one model, in a process of its own."""
     from limbeck.benchmark.machine import machine
 
     settings = graph.recipe.benchmark
     device_type = graph.device.partition(":")[0]  # every rank must find the same fingerprint
-    if model is None:
-        raise UsageError(
-            "a served teacher cannot be benchmarked yet",
-            where="benchmark.models",
-            mend="list the other models there",
-        )
+    timed = require_one_model(model)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.benchmark.stage import benchmark_model
 
         return benchmark_model(
-            model.located(model.section, inputs, "model"),
+            timed.located(timed.section, inputs, "model"),
             settings,
             inputs["data"],
             output,
             device=graph.device,
+            ask=Prompting.of(model.teacher, inputs["data"]).ask,
         )
 
     identity = {
-        "model": model.identity(),
+        "model": model.identity,
         "benchmark": settings.model_dump(mode="json", exclude={"models"}),
         "machine": machine(device_type, threads=settings.threads),
     }
@@ -117,14 +101,14 @@ def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
 
 def report_stage(
     graph: Graph,
-    models: Sequence[tuple[Arm, ModelOf | None]],
+    models: Sequence[tuple[Arm, TeacherOf]],
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.stage for arm, m in models if arm.trained and m and m.stage}
+    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m.model}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report

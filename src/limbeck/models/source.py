@@ -14,6 +14,9 @@ from limbeck.errors import UsageError
 from limbeck.recipe.sections import ModelSection
 from limbeck.store import file_sha256
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What a folder of peft holds."""
+
 _DEFINING = {".json", ".txt", ".jinja", ".model", ".py", ".tiktoken"}
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
@@ -28,17 +31,51 @@ def model_identity(section: ModelSection) -> dict[str, Any]:
     Raises:
         UsageError: the model is not on this machine, or its weights are not safetensors.
     """
+    adapter = adapter_identity(section)
     if section.build is not None:
-        return {"build": section.build.model_dump(mode="json")}
+        return {"build": section.build.model_dump(mode="json"), **adapter}
     if section.compose is not None:
         parts = section.compose
         return {
             "compose": parts.model_dump(mode="json"),
             "vision": identity_of(parts.vision, parts.vision_revision),
             "language": identity_of(parts.language, parts.language_revision),
+            **adapter,
         }
     assert section.model is not None
-    return identity_of(section.model, section.revision)
+    return {**identity_of(section.model, section.revision), **adapter}
+
+
+def adapter_identity(section: ModelSection) -> dict[str, Any]:
+    """The content of the adapter that a section names; nothing where it names none.
+
+    Raises:
+        UsageError: the folder holds no adapter, or a pickled one.
+    """
+    if section.adapter_path is None:
+        return {}
+    folder = adapter_folder(section.adapter_path)
+    return {"adapter": {name: file_sha256(folder / name) for name in ADAPTER_FILES}}
+
+
+def adapter_folder(path: str) -> Path:
+    """The folder of a peft adapter with safe weights.
+
+    Raises:
+        UsageError: it holds no adapter, or a pickled one.
+    """
+    folder = Path(path).expanduser()
+    for name in ADAPTER_FILES:
+        if not (folder / name).is_file():
+            pickled = sorted(p.name for p in folder.glob("adapter_model.*"))
+            if pickled and name != ADAPTER_FILES[0]:
+                raise _pickled(folder, pickled[0])
+            raise UsageError(
+                f"is not the folder of a peft adapter, it has no {name}",
+                where=f"adapter_path: {path}",
+                mend="give the folder that peft's save_pretrained wrote",
+            )
+    return folder
 
 
 def model_config(section: ModelSection) -> dict[str, Any]:
@@ -76,7 +113,7 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         raise UsageError(
             "holds an adapter, not a whole model",
             where=str(folder),
-            mend="merge the adapter into its base model and give the merged folder",
+            mend="give its base model as model, and this folder as adapter_path",
         )
     if not (folder / "config.json").is_file():
         raise UsageError(

@@ -98,6 +98,11 @@ class ModelSection(Section):
     context_tokens: int | None = Field(
         default=None, gt=0, description="longest prompt with answer; default: the model's own limit"
     )
+    adapter_path: str | None = Field(
+        default=None,
+        description="folder with a peft adapter, merged when the weights are read (beside them "
+        "where they are quantised)",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from limbeck.errors import TeacherError
 from limbeck.recipe.component import Component
+from limbeck.recipe.few_shot import FewShot
 from limbeck.records import AlignedSignal, Dense, Sample
 
 if TYPE_CHECKING:
@@ -55,7 +58,8 @@ class Answer:
 
     `failure` says why there is no answer to one sample (a request refused for its content, say);
     what would fail for all samples is raised instead. `scored` holds distributions that came with
-    the answer, of teachers that can "log_probabilities".
+    the answer, of teachers that can "log_probabilities". `teacher` says which one of several wrote
+    it.
     """
 
     text: str
@@ -64,6 +68,7 @@ class Answer:
     failure: str | None = None
     mean_log_probability: float | None = None
     scored: ScoredAnswer | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -203,9 +208,20 @@ class OpenTeacher:
 
 
 class Teacher(Component):
-    """Base of every teacher backend."""
+    """Base of every teacher backend.
+
+    What a teacher is told beside the sample is its own and the student never sees it; a backend
+    does not look at these fields, `limbeck.teachers.specialised` rewrites the samples for it.
+    """
 
     selector: ClassVar[str] = "backend"
+
+    system_prompt: str | None = Field(
+        default=None, min_length=1, description="goes before the sample's own, if it has one"
+    )
+    few_shot: FewShot | None = Field(
+        default=None, description="gold examples that are shown before the question"
+    )
 
     def capabilities(self) -> frozenset[Capability]:
         """What it can give beside text; known without loading or connecting."""
@@ -231,6 +247,24 @@ class Teacher(Component):
     def identity(self) -> dict[str, Any]:
         """What can change its answers, for fingerprints; offline and without torch."""
         raise NotImplementedError
+
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers that it is made of; none where it is one itself."""
+        return ()
+
+    def with_members(self, members: Sequence[Teacher]) -> Teacher:
+        """The same with others in the place of its members."""
+        assert not members
+        return self
+
+    def routing(self) -> dict[str, Any]:
+        """Which of its members answers what, as plain values."""
+        return {}
+
+    def prompting_fields(self) -> dict[str, Any]:
+        """What it is told beside the sample, as plain values; empty where nothing is."""
+        fields = self.model_dump(mode="json", include={"system_prompt", "few_shot"})
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def batches_by_length(

@@ -60,7 +60,8 @@ class Transformers(Teacher, ModelSection):
         """The loading fields and the identity of the weights."""
         from limbeck.models.source import model_identity
 
-        fields = self.model_dump(mode="json", exclude={"fine_tune", "model", "revision", "device"})
+        exclude = {"fine_tune", "model", "revision", "device", "adapter_path"}
+        fields = self.model_dump(mode="json", exclude=exclude)
         return {**fields, "weights": model_identity(self)}
 
 
