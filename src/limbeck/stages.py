@@ -18,6 +18,9 @@ from limbeck.store import fingerprint
 Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
 COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
 
+MODEL = "model"
+"""Sub-folder of a stage that makes a model before any training."""
+
 FORMAT_VERSIONS = {
     "data": 1,
     "models": 1,
@@ -30,9 +33,6 @@ FORMAT_VERSIONS = {
     "report": 1,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
-
-WEIGHT_FIELDS = {"model", "revision", "build", "compose", "adapter_path"}
-"""Where a section's weights come from; their content is told by stages and `ModelOf.weights`."""
 
 Make = Callable[[Path, Mapping[str, Path]], dict[str, Any]]
 SectionType = TypeVar("SectionType", bound=ModelSection)
@@ -86,7 +86,8 @@ class ModelOf:
         """What can change the loaded model; the weights of a stage are named by `reads`."""
         fields = self.section.model_dump(
             mode="json",
-            include=set(ModelSection.model_fields) - WEIGHT_FIELDS,
+            include=set(ModelSection.model_fields)
+            - {*self.section.origins, "revision", "adapter_path"},
         )
         if self.weights is not None:
             fields["weights"] = self.weights
@@ -104,10 +105,9 @@ class ModelOf:
         if self.stage is None:
             return section
         found = {
+            **dict.fromkeys(section.origins),
             "model": str(inputs[name] / self.subfolder),
             "revision": None,
-            "build": None,
-            "compose": None,
             "adapter_path": self.section.adapter_path,
         }
         return section.model_copy(update=found)

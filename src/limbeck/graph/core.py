@@ -58,6 +58,15 @@ class Graph:
                 self.problems.append(error)
             return {"missing": str(error)}
 
+    def adapter(self, section: ModelSection) -> Any:
+        """What identifies the adapter that goes on a section's weights; None where there is none.
+
+        It is told apart from the weights where a stage makes those.
+        """
+        from limbeck.models.source import adapter_identity
+
+        return self.identify(lambda: adapter_identity(section)) or None
+
     def weights(self, section: ModelSection) -> Any:
         """What identifies the weights of a hub id or a folder."""
         from limbeck.models.source import model_identity

@@ -8,11 +8,8 @@ from typing import Any
 
 from limbeck.data.samples import read_samples
 from limbeck.graph.core import Graph
-from limbeck.models.source import adapter_identity
 from limbeck.recipe.sections import ModelSection, Training
-from limbeck.stages import Command, ModelOf, Stage
-
-MODEL = "model"
+from limbeck.stages import MODEL, Command, ModelOf, Stage
 
 WITHOUT_EFFECT = {"checkpoint_every", "workers", "tracker"}
 """Fields of `training` that change no output."""
@@ -25,7 +22,6 @@ def initial_model(
 ) -> ModelOf:
     """A model before any training: from the hub or a folder, built, or composed."""
     build, compose = section.build, section.compose
-    adapter = graph.identify(lambda: adapter_identity(section)) or None
     if build is not None:
 
         def make_built(output: Path, inputs: Inputs) -> dict[str, Any]:
@@ -37,7 +33,7 @@ def initial_model(
         identity = {"build": build.model_dump(mode="json"), "seed": seed}
         reads = {"data": graph.data}
         stage = Stage("models", title, command, identity, reads, make_built)
-        return ModelOf(section, graph.add(stage), MODEL, adapter)
+        return ModelOf(section, graph.add(stage), MODEL, graph.adapter(section))
     if compose is not None:
         parts = [
             graph.weights(ModelSection(model=compose.vision, revision=compose.vision_revision)),
@@ -51,7 +47,7 @@ def initial_model(
 
         identity = {"compose": compose.model_dump(mode="json"), "parts": parts, "seed": seed}
         stage = Stage("models", title, command, identity, {}, make_composed)
-        return ModelOf(section, graph.add(stage), MODEL, adapter)
+        return ModelOf(section, graph.add(stage), MODEL, graph.adapter(section))
     return ModelOf(section, weights=graph.weights(section))
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from limbeck.data.samples import read_samples
 from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
+from limbeck.graph.inherited import inherited_model
 from limbeck.graph.initial import initial_model, training_identity
 from limbeck.graph.teacher import STUDENT, TeacherOf, answering
 from limbeck.losses import Loss
@@ -67,8 +68,11 @@ def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> Teach
     """What answers for an arm: the teacher, the student before training, or a trained student."""
     if arm.name == "teacher":
         return teacher
-    title = f"student before training, seed {arm.seed}"
-    initial = initial_model(graph, arm.recipe.student, arm.seed or 0, title, "train")
+    section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
+    if section.inherit is not None:
+        initial = inherited_model(graph, section, section.inherit, teacher.model)
+    else:
+        initial = initial_model(graph, section, arm.seed or 0, title, "train")
     trained = student(graph, arm, initial, teacher, labels) if arm.trained else initial
     return answering(trained)
 

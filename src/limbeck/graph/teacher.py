@@ -113,7 +113,8 @@ def teacher_of(graph: Graph, teacher: Teacher) -> TeacherOf:
 def answering(model: ModelOf) -> TeacherOf:
     """A student, trained or not, as something that answers samples."""
     fields = {name: getattr(model.section, name) for name in ModelSection.model_fields}
-    return TeacherOf(Transformers.model_validate({"backend": "transformers", **fields}), model)
+    # Not validated again: a student that inherits has no weights before its stage has made them.
+    return TeacherOf(Transformers.model_construct(**fields), model)
 
 
 def _weights(graph: Graph, teacher: Transformers) -> ModelOf:
