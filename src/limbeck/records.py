@@ -63,7 +63,8 @@ class Label:
     """A teacher's answer to one sample, with the reasons that make it unfit if it is not `valid`.
 
     `tokens` counts the answer with its end token; `finished` is False when the limit cut it;
-    `mean_log_probability` is over the answer's tokens at T = 1, where it is known.
+    `mean_log_probability` is over the answer's tokens at T = 1, where it is known; `teacher` names
+    the one of several that answered.
     """
 
     sample_id: str
@@ -73,6 +74,7 @@ class Label:
     tokens: int = 0
     finished: bool = True
     mean_log_probability: float | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)

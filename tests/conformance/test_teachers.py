@@ -23,7 +23,17 @@ def transformers(folder: Path) -> Teacher:
     return Transformers(model=str(folder))
 
 
-FACTORIES: dict[str, Callable[[Path], Teacher]] = {"transformers": transformers}
+def mixture(folder: Path) -> Teacher:
+    from limbeck.teachers.mixture import Mixture
+
+    member = {"backend": "transformers", "model": str(folder)}
+    return Mixture.model_validate({"teachers": [member, member], "route": {"shares": [1, 1]}})
+
+
+FACTORIES: dict[str, Callable[[Path], Teacher]] = {
+    "mixture": mixture,
+    "transformers": transformers,
+}
 """How to make a teacher of each backend from a folder with a tiny model."""
 
 
@@ -43,11 +53,13 @@ def samples(screens: Path) -> list[Sample]:
     return read_samples(screens, "train", 6)
 
 
-def test_identity_is_json_and_follows_the_weights(teacher: Teacher, tmp_path: Path) -> None:
+def test_identity_is_json_and_follows_the_weights(
+    teacher: Teacher, tiny_model: Path, tmp_path: Path
+) -> None:
     identity = teacher.identity()
     assert json.loads(json.dumps(identity)) == identity
     copy = tmp_path / "model"
-    shutil.copytree(teacher.model, copy)  # type: ignore[attr-defined]
+    shutil.copytree(tiny_model, copy)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "changed": True}))
     other = FACTORIES[teacher.backend](copy)  # type: ignore[attr-defined]

@@ -121,3 +121,102 @@ def test_examples_of_the_evaluated_split_are_refused(tmp_path: Path, tiny_model:
     with pytest.raises(UsageError, match="which it is scored on") as raised:
         pipeline.run(made)
     assert "teacher.few_shot.split" in str(raised.value)
+
+
+def mixed(route: Any) -> dict[str, Any]:
+    build = {
+        **{"family": "qwen2_vl", "hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1},
+        **{"intermediate_size": 32, "vision_hidden_size": 16, "vision_layers": 1},
+        "vision_heads": 2,
+    }
+    tuned = {
+        "backend": "transformers",
+        "build": build,
+        "fine_tune": {
+            "training": {
+                **{"steps": 12, "samples_per_step": 4, "precision": "fp32"},
+                "learning_rate": 0.01,
+            }
+        },
+    }
+    other = {**tuned, "fine_tune": {**tuned["fine_tune"], "seed": 1}, "system_prompt": "Look."}
+    return {"backend": "mixture", "teachers": [tuned, other], "route": route}
+
+
+def test_members_are_tuned_in_stages_of_their_own_and_labels_say_who_answered(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    from limbeck.data.labels import read_labels
+
+    changes = {
+        "student": {"build": mixed("all")["teachers"][0]["build"]},
+        "benchmark": {"models": []},
+        "label": {"limit": 8, "top_k": 4, "answers": "gold"},
+        "evaluate": {
+            "models": ["teacher", "student"],
+            "max_new_tokens": 4,
+            "bootstrap": 100,
+            "metrics": ["rouge_l"],
+        },
+    }
+    made = recipe(tmp_path, tiny_model, mixed({"shares": [1, 1]}), **changes)
+    result = pipeline.run(made)
+    kinds = [row["kind"] for row in result.stages]
+    assert kinds.count("teacher") == 2
+    labels = folder_of(result, "labels")
+    assert {row.teacher for row in read_labels(labels)} == {None}, "gold answers are nobody's"
+    key = json.loads((labels / "signals.json").read_text())["key"]
+    assert len(key["made_by"]) == 2
+    assert key["prompting"] == [{"system_prompt": "Look."}]
+    again = pipeline.run(made)
+    assert all(row["cached"] for row in again.stages)
+    swapped = mixed({"shares": [1, 1]})
+    swapped["teachers"].reverse()
+    other = fingerprints(recipe(tmp_path, tiny_model, swapped, **changes))
+    assert other["labels"] != fingerprints(made)["labels"]
+
+
+def test_the_report_counts_whose_answers_were_kept(tmp_path: Path, tiny_model: Path) -> None:
+    from limbeck.data.labels import read_labels
+
+    unchecked = {"must_finish": False, "max_unfit_share": 1, "max_repetition": 1}
+    changes = {
+        "student": {"build": mixed("all")["teachers"][0]["build"]},
+        "benchmark": {"models": []},
+        "label": {"limit": 6, "signal": "none", "max_new_tokens": 3, "checks": unchecked},
+        "losses": ["cross_entropy"],
+        "evaluate": {
+            "models": ["student"],
+            "max_new_tokens": 4,
+            "bootstrap": 100,
+            "metrics": ["rouge_l"],
+        },
+    }
+    result = pipeline.run(recipe(tmp_path, tiny_model, mixed("all"), **changes))
+    rows = read_labels(folder_of(result, "labels"))
+    names = {"0 transformers", "1 transformers"}
+    assert all(row.teacher in names and row.mean_log_probability is not None for row in rows)
+    assert result.report is not None
+    shown = json.loads((result.report.parent / "results.json").read_text())["labels"]
+    assert sum(shown["answered_by"].values()) == 6
+    assert "answered by" in result.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("route", "label", "words"),
+    [
+        ("all", {"answers": "gold"}, "score answers that it is given"),
+        ("all", {"signal": "live"}, "score answers while the student trains"),
+        ({"shares": [1, 1]}, {"signal": "hidden"}, "show its hidden states"),
+    ],
+)
+def test_what_several_teachers_cannot_give_is_refused_before_anything_runs(
+    tmp_path: Path, tiny_model: Path, route: Any, label: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        graph_of(recipe(tmp_path, tiny_model, mixed(route), label=label))
+
+
+def test_a_teacher_that_is_several_is_not_timed(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="a teacher that is several cannot be benchmarked"):
+        graph_of(recipe(tmp_path, tiny_model, mixed({"shares": [1, 1]})))

@@ -61,13 +61,13 @@ def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
         raise _cannot("show its hidden states", "signal", "top_k or none")
     if label.signal == "live" and "score" not in can:
         raise _cannot("score answers while the student trains", "signal", "top_k or none")
-    if label.signal != "top_k" or "whole_distributions" in can:
+    if label.signal != "top_k":
         return
     if not can & {"score", "log_probabilities"}:
         raise _cannot("give log-probabilities", "signal", "none")
     if label.answers == "gold" and "score" not in can:
         raise _cannot("score answers that it is given", "answers", "generated")
-    if label.temperatures != (1.0,):
+    if label.temperatures != (1.0,) and "whole_distributions" not in can:
         # The log-sums at other temperatures need every token's probability.
         raise _cannot("give what other temperatures than 1 need", "temperatures", "[1]")
 

@@ -132,6 +132,7 @@ def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
             mend="mend the teacher or the prompt, raise label.max_new_tokens, or raise the share",
         )
     tokens = sum(row.tokens for row in labels if row.valid)
+    answered = Counter(row.teacher for row in labels if row.teacher is not None)
     return {
         "labels": len(labels),
         "valid": len(labels) - len(unfit),
@@ -139,6 +140,7 @@ def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
         "answer_tokens": tokens,
         "answers": settings.answers,
         "signal": settings.signal,
+        **({"answered_by": dict(sorted(answered.items()))} if answered else {}),
     }
 
 

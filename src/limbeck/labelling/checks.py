@@ -24,6 +24,7 @@ def judge(samples: Sequence[Sample], answers: Sequence[Answer], checks: Checks) 
                 answer.tokens,
                 answer.finished,
                 answer.mean_log_probability,
+                answer.teacher,
             )
         )
     return rows

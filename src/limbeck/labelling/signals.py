@@ -110,9 +110,4 @@ def _kept(found: ScoredAnswer, settings: Labelling) -> Any:
 
 
 def _mean_log_probability(found: ScoredAnswer, known: float | None) -> float | None:
-    import torch
-
-    if not isinstance(found.signal, Dense):
-        return known
-    ids_N1 = torch.tensor(found.answer_ids, device=found.logits_NV.device)[:, None]
-    return float(found.logits_NV.log_softmax(-1).gather(-1, ids_N1).mean())
+    return found.mean_log_probability if isinstance(found.signal, Dense) else known

@@ -51,6 +51,15 @@ class ScoredAnswer:
         assert isinstance(self.signal, Dense), "asked of a teacher without whole distributions"
         return self.signal.logits_NV
 
+    @property
+    def mean_log_probability(self) -> float:
+        """Of the answer's tokens, at T = 1; only of a teacher that gives whole distributions."""
+        import torch
+
+        logp_NV = self.logits_NV.log_softmax(-1)
+        ids_N1 = torch.tensor(self.answer_ids, device=logp_NV.device)[:, None]
+        return float(logp_NV.gather(-1, ids_N1).mean())
+
 
 @dataclass(frozen=True)
 class Answer:
