@@ -6,6 +6,7 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
@@ -13,7 +14,7 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, label_stage, model_of
+from limbeck.graph.models import data_stage, model_of
 from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
 

@@ -95,6 +95,54 @@ def check_shown_examples(recipe: Recipe, teacher: Teacher) -> None:
         check_shown_examples(recipe, member)
 
 
+def check_growth(arms: Sequence[Arm], can: frozenset[Capability]) -> None:
+    """Refuse rounds that would compare what is unequal, or that cannot be labelled or trained on.
+
+    Args:
+        arms: whose data may grow.
+        can: what the teacher can give.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    for arm in (arm for arm in arms if arm.trained):
+        recipe, grow = arm.recipe, arm.recipe.grow
+        if grow is None:
+            continue
+        if grow.split == recipe.evaluate.split:
+            raise UsageError(
+                f"the students would be trained on pictures of {grow.split!r} and scored on them",
+                where="grow.split",
+                mend="grow by another split",
+            )
+        if recipe.training.steps is None:
+            raise UsageError(
+                "with epochs, a student would be trained longer because its data has grown",
+                where="training.epochs",
+                mend="set training.steps, which is equal for all rounds and the control",
+            )
+        losses = cast(Sequence[Loss], recipe.losses)
+        if any(loss.target == "gold" for loss in losses):
+            raise UsageError(
+                "unlabelled pictures have no gold answers",
+                where="losses.target: gold",
+                mend="use target: teacher; with label.answers: gold that is the gold answer too",
+            )
+        if grow.labeller == "student" and any(loss.crosses_tokenizers for loss in losses):
+            raise UsageError(
+                "teacher and student would label in tokens of two tokenizers",
+                where="grow.labeller: student",
+                mend="set it to teacher",
+            )
+        sure = can >= {"score", "whole_distributions"} or "log_probabilities" in can
+        if grow.labeller == "teacher" and grow.keep is not None and not sure:
+            raise UsageError(
+                "this teacher cannot give the log-probabilities that answers are sorted by",
+                where="grow.keep",
+                mend="set it to null, or grow.labeller to student",
+            )
+
+
 def check_vision_cache(arms: Sequence[Arm]) -> None:
     """Refuse cached features of a vision tower or projector that is trained.
 

@@ -1,4 +1,4 @@
-"""The stages that make data, labels and students: what each reads, and what identifies it."""
+"""The stages that make data and students: what each reads, and what identifies it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from limbeck.data.samples import read_samples
 from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
 from limbeck.graph.inherited import inherited_model
 from limbeck.graph.initial import initial_model, training_identity
+from limbeck.graph.labels import Labelled, first_samples, grown_folders, round_stage
 from limbeck.graph.teacher import STUDENT, TeacherOf, answering
+from limbeck.labelling.rounds import FIRST_ROUND
 from limbeck.losses import Loss
 from limbeck.recipe import Arm
 from limbeck.stages import ModelOf, Stage
@@ -35,35 +36,6 @@ def data_stage(graph: Graph) -> Stage:
     return Stage("data", source.model_dump()["source"], "data", identity, {}, make)
 
 
-def label_stage(graph: Graph, teacher: TeacherOf) -> Stage:
-    """Let the teacher answer, and keep its distributions."""
-    settings = graph.recipe.label
-
-    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
-        from limbeck.labelling import label
-
-        return label(
-            output,
-            teacher=teacher.located(inputs, "teacher"),
-            samples=read_samples(inputs["data"], settings.split, settings.limit),
-            data=inputs["data"],
-            settings=settings,
-            key=teacher.key(inputs["data"]),
-            device=graph.device,
-            responses=graph.responses,
-        )
-
-    fields = settings.model_dump(mode="json", exclude={"workers"})
-    if settings.signal != "top_k":  # what only that cache depends on
-        del fields["top_k"], fields["temperatures"]
-    if settings.signal == "live":
-        fields["signal"] = "none"
-    identity = {"teacher": teacher.identity, "label": fields}
-    reads = {"data": graph.data, **teacher.reads("teacher")}
-    stage = Stage("labels", settings.split, "label", identity, reads, make, collective=True)
-    return graph.add(stage)
-
-
 def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf:
     """What answers for an arm: the teacher, the student before training, or a trained student."""
     if arm.name == "teacher":
@@ -78,29 +50,56 @@ def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> Teach
 
 
 def student(graph: Graph, arm: Arm, initial: ModelOf, teacher: TeacherOf, labels: Stage) -> ModelOf:
-    """Train an arm's student."""
+    """Train an arm's student; where its data grows, in one training after the other."""
+    grow = arm.recipe.grow
+    trained = _trained(graph, arm, initial, teacher, labels, [])
+    rounds: list[Labelled] = []
+    for number in range(FIRST_ROUND + 1, FIRST_ROUND + 1 + (grow.rounds if grow else 0)):
+        assert grow is not None
+        labeller = teacher if grow.labeller == "teacher" else answering(trained)
+        rounds.append(round_stage(graph, arm, labeller, number))
+        start = initial if grow.start_from == "initial" else trained
+        trained = _trained(graph, arm, start, teacher, labels, rounds)
+    return trained
+
+
+def _trained(
+    graph: Graph,
+    arm: Arm,
+    initial: ModelOf,
+    teacher: TeacherOf,
+    labels: Stage,
+    rounds: Sequence[Labelled],
+) -> ModelOf:
+    """One training, on the first labels and those of the rounds so far."""
     recipe, section = arm.recipe, arm.recipe.student
     losses = cast(Sequence[Loss], recipe.losses)
     live = recipe.label.signal == "live" and any(loss.needs_signal for loss in losses)
+    rounds = list(rounds)
+    title = f"{arm.id} round {FIRST_ROUND + len(rounds)}" if recipe.grow else arm.id
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
-        from limbeck.training.stage import train_student
+        from limbeck.training.stage import LabelFolder, train_student
 
-        return train_student(
+        samples = first_samples(recipe, inputs["data"])
+        first = LabelFolder(inputs["labels"], samples, teacher.key(inputs["data"]))
+        grown, facts = grown_folders(recipe, first, rounds, inputs) if rounds else ([], [])
+        summary = train_student(
             output,
             section=initial.located(section, inputs, "initial"),
             losses=losses,
             training=recipe.training,
             labelling=recipe.label,
             teacher=teacher.located(inputs, "teacher") if live else graph.teacher,
-            samples=read_samples(inputs["data"], recipe.label.split, recipe.label.limit),
+            labels=[first, *grown],
             data=inputs["data"],
-            labels=inputs["labels"],
-            cache_key=teacher.key(inputs["data"]),
             seed=arm.seed or 0,
             device=graph.device,
-            title=arm.id,
+            title=title,
         )
+        if recipe.grow is not None and recipe.grow.start_from == "previous":
+            summary["steps_before"] = (recipe.training.steps or 0) * len(rounds)
+        return {**summary, "grown": facts} if facts else summary
 
     identity = {
         "model": initial.identity(),
@@ -111,8 +110,11 @@ def student(graph: Graph, arm: Arm, initial: ModelOf, teacher: TeacherOf, labels
         "seed": arm.seed,
         "live_teacher": teacher.identity if live else None,
     }
+    if rounds and recipe.grow is not None:
+        identity["grow"] = recipe.grow.model_dump(mode="json", include={"keep", "ratio", "split"})
     reads = {"data": graph.data, "labels": labels, **initial.reads("initial")}
+    reads |= {one.name: one.stage for one in rounds}
     if live:
         reads |= teacher.reads("teacher")
-    stage = Stage("student", arm.id, "train", identity, reads, make, collective=True)
+    stage = Stage("student", title, "train", identity, reads, make, collective=True)
     return ModelOf(section.model_copy(update={"adapter_path": None}), graph.add(stage), STUDENT)

@@ -3,6 +3,7 @@
     share.py     several ranks on one job, and what earlier runs have done
     checks.py    what makes an answer unfit
     signals.py   its distributions, into the cache
+    rounds.py    what a round labels and trains on where the data grows
 
 Samples are labelled in fixed batches of similar length. What is journalled is never asked for
 again, so a run that was killed goes on and ends in the same files.
@@ -11,7 +12,7 @@ again, so a run that was killed goes on and ends in the same files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,12 @@ from limbeck.data.labels import TEACHER, TOKENIZER, write_labels
 from limbeck.errors import DataError, TeacherError
 from limbeck.labelling.checks import judge
 from limbeck.labelling.share import Share
-from limbeck.labelling.signals import require_agreement, signal_writer, write_signals
+from limbeck.labelling.signals import (
+    require_agreement,
+    signal_writer,
+    with_confidence,
+    write_signals,
+)
 from limbeck.progress import Meter, meter
 from limbeck.recipe.sections import Labelling
 from limbeck.records import Label, Sample
@@ -27,6 +33,7 @@ from limbeck.store import write_json
 from limbeck.teachers import (
     Answer,
     Answered,
+    Capability,
     Decoding,
     OpenTeacher,
     Request,
@@ -54,6 +61,7 @@ def label(
     key: dict[str, Any],
     device: str,
     responses: Path | None = None,
+    confident: bool = False,
 ) -> dict[str, Any]:
     """Label `samples` and write `labels.parquet`, the signals and the teacher's tokenizer.
 
@@ -68,6 +76,7 @@ def label(
         key: what determines the teacher's distributions, for the cache.
         device: where a local teacher runs.
         responses: where a served teacher keeps the answers that were paid for.
+        confident: note the answers' mean log-probability also where no signals are kept.
 
     Returns:
         The manifest's summary; empty on other ranks than 0.
@@ -90,9 +99,10 @@ def label(
                 session.save_tokenizer(output / TOKENIZER)
             write_json(output / TEACHER, _describe(session, samples))
         writer = signal_writer(share.folder, key, settings, session)
-        with_answers = "log_probabilities" in teacher.capabilities()
-        decoding = _decoding(settings, with_answers=with_answers)
-        _label_share(share, session, writer, samples, settings, decoding)
+        can = teacher.capabilities()
+        decoding = _decoding(settings, can, confident=confident)
+        rated = confident and writer is None and {"score", "whole_distributions"} <= can
+        _label_share(share, session, writer, samples, settings, decoding, rated=rated)
         if share.rank != 0:
             return {}
         signal_format = writer.coding.format if writer else None
@@ -151,6 +161,8 @@ def _label_share(
     samples: Sequence[Sample],
     settings: Labelling,
     decoding: Decoding,
+    *,
+    rated: bool,
 ) -> None:
     """Label what this rank has to, and journal it."""
     done = share.done(writer.coding.format if writer else None)
@@ -177,6 +189,8 @@ def _label_share(
             labels = judge(asked, answers, settings.checks)
             if writer is not None:
                 labels = write_signals(writer, session, asked, answers, labels, settings)
+            elif rated:
+                labels = with_confidence(session, asked, labels)
             unsaved += labels
             unfit += sum(not row.valid for row in labels)
             _advance(progress, len(labels), unfit, session)
@@ -199,14 +213,14 @@ def _answered(
     yield from session.stream(batches, decoding, workers=settings.workers)
 
 
-def _decoding(settings: Labelling, *, with_answers: bool) -> Decoding:
+def _decoding(settings: Labelling, can: Collection[Capability], *, confident: bool) -> Decoding:
     """How the teacher is asked; distributions that come with the answers spare scoring them."""
-    with_answers = with_answers and settings.signal == "top_k"
+    wanted = settings.top_k if settings.signal == "top_k" else int(confident)
     return Decoding(
         settings.max_new_tokens,
         settings.temperature,
         settings.seed,
-        settings.top_k if with_answers else 0,
+        wanted if "log_probabilities" in can else 0,
     )
 
 

@@ -71,6 +71,24 @@ def write_signals(
     return [noted.get(label.sample_id, label) for label in labels]
 
 
+def with_confidence(
+    session: OpenTeacher, samples: Sequence[Sample], labels: Sequence[Label]
+) -> list[Label]:
+    """The labels, the fit ones with their mean log-probability; nothing is kept besides."""
+    fit = [(s, row) for s, row in zip(samples, labels, strict=True) if row.valid]
+    if not fit:
+        return list(labels)
+    scored = session.score([sample for sample, _ in fit], [row.text for _, row in fit])
+    known = {
+        row.sample_id: found.mean_log_probability
+        for (_, row), found in zip(fit, scored, strict=True)
+    }
+    return [
+        replace(row, mean_log_probability=known.get(row.sample_id, row.mean_log_probability))
+        for row in labels
+    ]
+
+
 def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
     """See that greedy answers are the argmax of what was kept along them.
 

@@ -45,7 +45,12 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
     Raises:
         UsageError: a name that is no arm, or an arm whose overrides do not fit the schema.
     """
-    own = {"student": {}, "control": control_overrides(recipe), **recipe.arms}
+    own = {
+        "student": {},
+        "control": control_overrides(recipe),
+        **earlier_rounds(recipe),
+        **recipe.arms,
+    }
     chosen: list[Arm] = []
     for name in names if names is not None else recipe.evaluate.models:
         if name == "teacher":
@@ -70,8 +75,30 @@ def control_overrides(recipe: Recipe) -> dict[str, Any]:
     """What makes the control: only the cross-entropy terms, and if there are none, one.
 
     It keeps the recipe's target (gold answer or teacher's text), so that control and student
-    differ by the teacher's distributions alone.
+    differ by the teacher's distributions alone. Where the student's data grows, the control stays
+    with the first labels, for as many steps as the student's weights have been trained in all.
     """
+    return {**_plain_losses(recipe), **_without_growth(recipe)}
+
+
+def earlier_rounds(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The arms `student_round1` and so on: the student before its data grew, or grew further."""
+    if recipe.grow is None:
+        return {}
+    further = {f"student_round{n + 1}": {"grow.rounds": n} for n in range(1, recipe.grow.rounds)}
+    return {"student_round1": {"grow": None}, **further}
+
+
+def _without_growth(recipe: Recipe) -> dict[str, Any]:
+    grow, steps = recipe.grow, recipe.training.steps
+    if grow is None:
+        return {}
+    if grow.start_from == "initial" or steps is None:
+        return {"grow": None}
+    return {"grow": None, "training.steps": steps * (1 + grow.rounds)}
+
+
+def _plain_losses(recipe: Recipe) -> dict[str, Any]:
     plain = [
         loss.model_dump() for loss in recipe.losses if loss.model_dump()["kind"] == "cross_entropy"
     ]
@@ -84,11 +111,11 @@ def control_overrides(recipe: Recipe) -> dict[str, Any]:
 def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:
     """The recipe with some fields set anew, validated again."""
     for name in fields:
-        if name.split(".")[0] not in ("losses", "training", "student"):
+        if name.split(".")[0] not in ("losses", "training", "student", "grow"):
             raise UsageError(
                 f"{name!r} cannot differ between arms",
                 where=where,
-                mend="an arm may override losses, training and student",
+                mend="an arm may override losses, training, student and grow",
             )
     if not fields:
         return recipe

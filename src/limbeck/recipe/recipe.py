@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import Field, JsonValue, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
 from limbeck.recipe.component import Component, Section, component_field
+from limbeck.recipe.growth import Grow
 from limbeck.recipe.sections import (
     Benchmark,
     Evaluation,
@@ -35,6 +37,10 @@ BUILT_IN = (*UNTRAINED, "student", "control")
 """Arms that every recipe has."""
 
 
+EARLIER_ROUND = re.compile(r"student_round[1-9][0-9]?")
+"""Arms that a recipe has whose data grows: the student after an earlier round."""
+
+
 class Recipe(Section):
     """A distillation from data to report; every field is read by some stage."""
 
@@ -58,6 +64,9 @@ class Recipe(Section):
         min_length=1, description="terms of the objective, summed by weight"
     )
     training: Training = Field(default=Training(), description="how students are trained")
+    grow: Grow | None = Field(
+        default=None, description="rounds in which unlabelled pictures are added; null: none"
+    )
     evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
     benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
     report: ReportSection = Field(default=ReportSection(), description="the page")
@@ -68,7 +77,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:
         for name in self.arms:
-            if name in BUILT_IN:
+            if name in BUILT_IN or EARLIER_ROUND.fullmatch(name):
                 raise UsageError(
                     "every recipe has this arm; choose another name", where=f"arms.{name}"
                 )
@@ -78,7 +87,9 @@ class Recipe(Section):
                     where=f"arms.{name}",
                     mend="list it in evaluate.models",
                 )
-        known = (*BUILT_IN, *self.arms)
+        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
+        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        known = (*BUILT_IN, *self.arms, *rounds)
         _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
             models = self.evaluate.models

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.report.format import MISSING, count, decimal, duration, significant
+from limbeck.report.format import MISSING, count, decimal, duration, percent, significant
 from limbeck.report.table import Cell, Results, Table, shortened
 
 
@@ -55,6 +55,38 @@ def training_table(results: Results) -> Table:
     columns = ("model", "steps", "time", "tokens/s", "last loss")
     note = "Losses of different arms are different objectives; compare scores, not losses."
     return Table("training", "Training", columns, tuple(rows), note)
+
+
+def growth_table(results: Results) -> Table:
+    """What became of the answers of every round in which training data grew."""
+    rows = []
+    for model, found in results["training"].items():
+        for one in found["summary"].get("grown", ()):
+            labelled, kept = one.get("labelled"), one.get("kept")
+            sure = one.get("mean_log_probability_kept")
+            rows.append(
+                (
+                    Cell(model),
+                    Cell(str(one["round"])),
+                    Cell(one["labeller"] if labelled else f"{one['labeller']} (first labels)"),
+                    Cell(count(labelled) if labelled else MISSING),
+                    Cell(count(one["fit"]) if labelled else MISSING),
+                    Cell(count(kept), percent(kept / labelled)) if labelled else Cell(MISSING),
+                    Cell(decimal(one.get("mean_log_probability"), 3) if labelled else MISSING),
+                    Cell(decimal(sure, 3) if labelled else MISSING),
+                    Cell(count(one["trained_on"])),
+                )
+            )
+    columns = (
+        *("model", "round", "answers of", "labelled", "fit", "kept", "confidence"),
+        *("of the kept", "trained on"),
+    )
+    note = (
+        "Of the last training of each model. Confidence: mean log-probability a token. Trained on: "
+        "what is left of the kept when a sample's latest answer replaces earlier ones and "
+        "grow.ratio is applied."
+    )
+    return Table("growth", "Rounds of growing", columns, tuple(rows), note)
 
 
 def stages_table(results: Results) -> Table:

@@ -110,13 +110,14 @@ def training_of(folder: Path) -> dict[str, Any]:
     """A training stage: its manifest's summary and its curves, thinned, column by column."""
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
     manifest = manifest_of(folder)
+    summary = manifest.get("summary", {})
     kept = thinned(rows, MAX_CURVE_POINTS)
     parts = dict.fromkeys(name for row in kept for name in row.get("losses") or {})
     columns = ("step", "loss", "learning_rate", "tokens_per_second", "seconds")
     return {
-        "summary": manifest.get("summary", {}),
+        "summary": summary,
         "seconds": manifest.get("seconds"),
-        "steps": rows[-1]["step"] if rows else None,
+        "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},

@@ -36,6 +36,9 @@ T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2
 NEAR_ONE = 0.05
 """Costs within this share of one another are called about the same."""
 
+FIRST_ROUND = "student_round1"
+"""The arm that shows whether growing the training data helped, where it is evaluated."""
+
 SIMILAR_LENGTH = 0.1
 """Answers whose lengths differ by more than this share make latency partly a matter of length."""
 
@@ -89,11 +92,15 @@ def verdict(
         _against_control(scores, metric, steps or {}),
     )
     quality, *cost_claims, baseline, control = claims
+    growth: tuple[Claim, ...] = ()
+    if FIRST_ROUND in {arm["arm"] for arm in scores["arms"]}:
+        growth = (_against(scores, metric, FIRST_ROUND, "its first round, before its data grew"),)
     parts = [quality.clause]
     known = [c.clause for c in cost_claims if c.outcome != "not_measured"]
     parts.append(f"with {_listed(known)}" if known else "its cost was not measured")
-    sentence = f"{', '.join(parts)}; {baseline.clause}; {control.clause}; {_basis(scores)}."
-    return Verdict(sentence, metric["kind"], claims)
+    clauses = [one.clause for one in (baseline, control, *growth)]
+    sentence = f"{'; '.join([', '.join(parts), *clauses])}; {_basis(scores)}."
+    return Verdict(sentence, metric["kind"], (*claims, *growth))
 
 
 def headline_metric(scores: Mapping[str, Any], headline: str | None) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ without a gap, which is the usual case, a column is the token's id.
     head.py              the teacher's head beside it
     hidden.py            a SignalSource that reads it
     inspection.py        what a cache holds, for people
+    joined.py            a SignalSource that asks several caches
     spans.py             a SignalSource for a teacher with another tokenizer
 """
 

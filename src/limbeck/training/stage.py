@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,18 @@ MODEL = "student"
 """Sub-folder of a finished training stage that `from_pretrained` loads."""
 
 
+@dataclass(frozen=True)
+class LabelFolder:
+    """A label stage's folder, the samples whose labels are trained on, and the key of its cache.
+
+    The key is what determines the labeller's distributions in this run.
+    """
+
+    folder: Path
+    samples: Sequence[Sample]
+    key: dict[str, Any]
+
+
 def train_student(
     output: Path,
     *,
@@ -44,15 +56,15 @@ def train_student(
     training: Training,
     labelling: Labelling,
     teacher: Teacher,
-    samples: Sequence[Sample],
+    labels: Sequence[LabelFolder],
     data: Path,
-    labels: Path,
-    cache_key: dict[str, Any],
     seed: int,
     device: str,
     title: str,
 ) -> dict[str, Any]:
     """Train one arm's student on the labelled samples and write `student/` and metrics.jsonl.
+
+    Of several label folders the first is the teacher's; no sample is in two of them.
 
     Raises:
         DataError: a loss wants gold answers and samples have none; labels and data disagree.
@@ -63,15 +75,20 @@ def train_student(
     from limbeck.models.load import load_model
     from limbeck.models.vocabulary import shared_vocabulary
 
-    examples = make_examples(samples, labels, labelling, losses)
-    about_teacher = json.loads((labels / TEACHER).read_text())
+    by_folder = [make_examples(one.samples, one.folder, labelling, losses) for one in labels]
+    examples = [example for own in by_folder for example in own]
+    first = labels[0].folder
+    about_teacher = json.loads((first / TEACHER).read_text())
     student = load_model(section, device=device)
     rows = student.model.get_output_embeddings().weight.shape[0]
     tokenizer, teacher_rows = student.tokenizer, rows
     signalled = [loss for loss in losses if loss.needs_signal]
     by_token = not all(loss.crosses_tokenizers for loss in signalled)
     if by_token:
-        tokenizer, teacher_rows = _teacher_tokenizer(labels), about_teacher["head_rows"]
+        for other in labels[1:]:
+            own_rows = json.loads((other.folder / TEACHER).read_text())["head_rows"]
+            shared_vocabulary(_teacher_tokenizer(other.folder), student.tokenizer, own_rows, rows)
+        tokenizer, teacher_rows = _teacher_tokenizer(first), about_teacher["head_rows"]
     vocabulary = shared_vocabulary(tokenizer, student.tokenizer, teacher_rows, rows)
     job = Job(output, student, vocabulary, examples, data, losses, training, seed, title)
     about = TeacherFacts(about_teacher["visual_tokens_mean"])
@@ -85,7 +102,11 @@ def train_student(
             about = replace(about, live_memory=session.describe_memory())
             job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
-            job.signals = cached_signal(labels, cache_key, examples, labelling.signal, device)
+            sources = [
+                cached_signal(one.folder, one.key, own, labelling.signal, device)
+                for one, own in zip(labels, by_folder, strict=True)
+            ]
+            job.signals = joined_signal(sources, by_folder)
         if not by_token:
             _refuse_own_answers(signalled)
             job.signals, job.spans = aligned_signal(
@@ -93,7 +114,7 @@ def train_student(
                 examples,
                 losses,
                 encoder=student.encoder,
-                teacher_tokenizer=_teacher_tokenizer(labels),
+                teacher_tokenizer=_teacher_tokenizer(first),
                 about_teacher=about_teacher,
             )
     return _train(job, section.adapter, section.freeze, about)
@@ -180,6 +201,18 @@ def cached_signal(
         {e.sample.id: sample_key(e.sample, e.answer) for e in examples if e.target == "teacher"}
     )
     return reader
+
+
+def joined_signal(
+    sources: Sequence[SignalSource], examples: Sequence[Sequence[Example]]
+) -> SignalSource:
+    """One source of all signals, each sample's from the cache that its label came with."""
+    from limbeck.signals.joined import JoinedSignals
+
+    if len(sources) == 1:
+        return sources[0]
+    pairs = zip(sources, examples, strict=True)
+    return JoinedSignals({e.sample.id: source for source, own in pairs for e in own})
 
 
 def live_signal(
