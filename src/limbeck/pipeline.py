@@ -4,6 +4,8 @@
          ──▶ student (an arm and a seed) ──▶ predictions (a model) ──▶ evaluation
          ──▶ benchmark (a model) ──▶ report
 
+Where the data grows, a student is followed by the labels of the next round and its student.
+
 `stages_of` turns a recipe into that list; `build_plan` says which of them are done; `run` makes the
 others, one after the other. Which models there are is `recipe/arms.py`'s business.
 """

@@ -218,5 +218,16 @@ def test_what_several_teachers_cannot_give_is_refused_before_anything_runs(
 
 
 def test_a_teacher_that_is_several_is_not_timed(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match="a teacher that is several cannot be benchmarked"):
-        graph_of(recipe(tmp_path, tiny_model, mixed({"shares": [1, 1]})))
+    both = {"models": ["teacher", "student"], "metrics": ["rouge_l"]}
+    made = recipe(tmp_path, tiny_model, mixed({"shares": [1, 1]}), evaluate=both, benchmark={})
+    timed = [stage.title for stage in graph_of(made).stages if stage.kind == "benchmark"]
+    assert timed == ["student-seed0"], "left out where nothing is listed"
+    listed = recipe(
+        tmp_path,
+        tiny_model,
+        mixed({"shares": [1, 1]}),
+        evaluate=both,
+        benchmark={"models": ["teacher"]},
+    )
+    with pytest.raises(UsageError, match="a teacher that is several cannot be timed"):
+        graph_of(listed)

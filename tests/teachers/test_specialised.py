@@ -262,3 +262,28 @@ def test_what_is_no_fitting_adapter_is_refused(
     with pytest.raises(UsageError, match=words) as raised:
         teacher(tiny_model, adapter_path=str(path)).open(screens, device="cpu")
     assert "\n" not in str(raised.value)
+
+
+def test_beside_quantised_weights_an_adapter_stays_active_and_is_not_trained(
+    screens: Path, tiny_model: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """As quantised weights get it, here on plain ones: with merged ones it answers alike."""
+    from limbeck.data.tokens import collate
+    from limbeck.models.adapt import prepare_for_training
+    from limbeck.models.load import load_model
+    from limbeck.models.weights import with_given_adapter
+    from limbeck.recipe.sections import Adapter
+
+    path = adapter(tmp_path / "adapter", tiny_model, scale=0.5)
+    merged = load_model(ModelSection(model=str(tiny_model), adapter_path=str(path)), device="cpu")
+    active = load_model(ModelSection(model=str(tiny_model)), device="cpu")
+    active.model = with_given_adapter(active.model, str(path), merged=False).eval()
+    item = merged.encoder.encode(samples[0], screens, samples[0].references[0])
+    inputs = collate([item], pad_id=merged.encoder.pad_id, side="right").inputs
+    with torch.no_grad():
+        ours, theirs = (
+            one.base(**one.place(inputs), use_cache=False).logits for one in (merged, active)
+        )
+    assert (ours - theirs).abs().max() < 1e-3
+    with pytest.raises(UsageError, match="adapter is not merged"):
+        prepare_for_training(active, adapter=Adapter(rank=2))

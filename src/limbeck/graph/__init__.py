@@ -38,7 +38,8 @@ def graph_of(recipe: Recipe) -> Graph:
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (wanted is None or arm.name in wanted) and is_first_seed(arm, graph.arms)
+        if (arm.name in wanted if wanted is not None else model.model is not None)
+        and is_first_seed(arm, graph.arms)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

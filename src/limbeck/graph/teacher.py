@@ -160,8 +160,8 @@ def require_one_model(answerer: TeacherOf) -> ModelOf:
     if answerer.model is None:
         what = "a teacher that is several" if answerer.members else "a served teacher"
         raise UsageError(
-            f"{what} cannot be benchmarked yet",
+            f"{what} cannot be timed like one model that runs here",
             where="benchmark.models",
-            mend="list the other models there",
+            mend="list the other models there, or nothing",
         )
     return answerer.model

@@ -51,11 +51,11 @@ def read_weights(
             # computes with them after that has no gradient.
             module.support_avx512bf16_for_cpu = False
     if section.adapter_path is not None:
-        model = _with_given_adapter(model, section.adapter_path, merged="device_map" not in options)
+        model = with_given_adapter(model, section.adapter_path, merged="device_map" not in options)
     return model if "device_map" in options else model.to(device)
 
 
-def _with_given_adapter(model: Any, path: str, *, merged: bool) -> Any:
+def with_given_adapter(model: Any, path: str, *, merged: bool) -> Any:
     """The model with a stored adapter in its weights, or active beside them.
 
     Raises:
