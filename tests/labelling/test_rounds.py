@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+
+from limbeck.data.labels import read_labels
+from limbeck.data.samples import read_samples
 from limbeck.errors import DataError, UsageError
+from limbeck.labelling import label
 from limbeck.labelling.rounds import grown_labels, portion
 from limbeck.recipe.growth import Grow, Keep
-from limbeck.records import Label, Sample
+from limbeck.recipe.sections import Labelling
+from limbeck.records import Dense, Label, Sample
+from limbeck.teachers import Answer, Decoding, OpenTeacher, ScoredAnswer
 
 
 def pool(count: int, start: int = 0) -> list[Sample]:
@@ -85,3 +96,57 @@ def test_answers_without_confidence_need_no_threshold() -> None:
     assert grown_labels([rows], 2, Grow(keep=None)).chosen == [["s0", "s1"]]
     with pytest.raises(DataError, match="3 answers of round 2 have no log-probability"):
         grown_labels([rows], 2, Grow())
+
+
+@pytest.mark.parametrize("can", [("score", "whole_distributions"), ("log_probabilities",), ()])
+def test_answers_are_rated_where_confidence_is_asked_for(
+    can: tuple[str, ...], screens: Path, tmp_path: Path
+) -> None:
+    samples = read_samples(screens, "train", 3)
+    asked: list[Decoding] = []
+
+    class Session(OpenTeacher):
+        vocabulary_rows = None
+
+        def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
+            asked.append(decoding)
+            known = -0.5 if decoding.top_log_probabilities else None
+            return [Answer("text", 2, True, mean_log_probability=known) for _ in samples]
+
+        def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
+            assert "score" in can
+            row = Dense(torch.tensor([[0.5, 0.5]]).log())
+            return [ScoredAnswer((1,), row) for _ in samples]
+
+        def visual_tokens(self, sample: Sample) -> None:
+            return None
+
+        def check_image_sensitivity(self, samples: Sequence[Sample]) -> None:
+            pass
+
+    class Fake:
+        def capabilities(self) -> frozenset[str]:
+            return frozenset(can)
+
+        def open(self, data: Path, **_: Any) -> Session:
+            return Session()
+
+    def rated(*, confident: bool) -> set[float | None]:
+        output = tmp_path / str(confident)
+        label(
+            output,
+            teacher=Fake(),  # type: ignore[arg-type]
+            samples=samples,
+            data=screens,
+            settings=Labelling(signal="none"),
+            key={},
+            device="cpu",
+            confident=confident,
+        )
+        return {row.mean_log_probability for row in read_labels(output)}
+
+    assert rated(confident=False) == {None}
+    assert {one.top_log_probabilities for one in asked} == {0}
+    expected = {"score": math.log(0.5), "log_probabilities": -0.5}
+    (found,) = rated(confident=True)
+    assert found == (pytest.approx(expected[can[0]]) if can else None)
