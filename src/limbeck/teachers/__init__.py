@@ -232,6 +232,11 @@ class Teacher(Component):
         default=None, description="gold examples that are shown before the question"
     )
 
+    @property
+    def word(self) -> str:
+        """By which a recipe chooses it."""
+        return str(getattr(self, self.selector))
+
     def capabilities(self) -> frozenset[Capability]:
         """What it can give beside text; known without loading or connecting."""
         raise NotImplementedError

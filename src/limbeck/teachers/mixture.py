@@ -135,9 +135,7 @@ class Mixture(Teacher):
             for session in sessions:
                 session.close()
             raise
-        told = [member.model_dump() for member in self.members()]
-        backends = [fields.get("teacher", fields)["backend"] for fields in told]
-        names = [f"{number} {backend}" for number, backend in enumerate(backends)]
+        names = [f"{number} {member.word}" for number, member in enumerate(self.members())]
         if self.route == "all":
             needed = {"score", "whole_distributions"}
             can_score = all(needed <= member.capabilities() for member in self.members())

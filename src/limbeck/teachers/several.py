@@ -40,11 +40,16 @@ class _Several(OpenTeacher):
         self._differ = _difference(sessions)
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
-        numbered = [Request(sample, number) for number, sample in enumerate(samples)]
-        found: dict[int, Answer] = {}
-        for requests, answers in self.stream([numbered], decoding):
-            found |= {r.number: answer for r, answer in zip(requests, answers, strict=True)}
-        return [found[number] for number in range(len(samples))]
+        times: Counter[str] = Counter()
+        asked: list[Request] = []
+        for sample in samples:
+            asked.append(Request(sample, times[sample.id]))
+            times[sample.id] += 1
+        found: dict[tuple[str, int], Answer] = {}
+        for requests, answers in self.stream([asked], decoding):
+            pairs = zip(requests, answers, strict=True)
+            found |= {(r.sample.id, r.number): answer for r, answer in pairs}
+        return [found[r.sample.id, r.number] for r in asked]
 
     def save_tokenizer(self, folder: Path) -> None:
         self.sessions[0].save_tokenizer(folder)

@@ -106,6 +106,11 @@ class Specialised(Teacher):
     teacher: SerializeAsAny[Teacher]
     data: Path
 
+    @property
+    def word(self) -> str:
+        """That of the teacher."""
+        return self.teacher.word
+
     def capabilities(self) -> frozenset[Capability]:
         """Those of the teacher."""
         return self.teacher.capabilities()
