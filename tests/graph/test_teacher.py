@@ -123,6 +123,15 @@ def test_examples_of_the_evaluated_split_are_refused(tmp_path: Path, tiny_model:
     assert "teacher.few_shot.split" in str(raised.value)
 
 
+def test_listed_examples_of_the_evaluated_split_are_refused_before_labelling(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    told = {"few_shot": {"ids": ["train-000001", "test-000002"]}}
+    with pytest.raises(UsageError, match="answer of test-000002"):
+        pipeline.run(recipe(tmp_path, tiny_model, told))
+    assert not list((tmp_path / "labels").glob("*/labels.parquet"))
+
+
 def mixed(route: Any) -> dict[str, Any]:
     build = {
         **{"family": "qwen2_vl", "hidden_size": 32, "layers": 1, "heads": 2, "key_value_heads": 1},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from limbeck.data.samples import read_samples
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
@@ -93,6 +94,25 @@ def check_shown_examples(recipe: Recipe, teacher: Teacher) -> None:
         )
     for member in teacher.members():
         check_shown_examples(recipe, member)
+
+
+def check_listed_examples(recipe: Recipe, teacher: Teacher, data: Path) -> None:
+    """As `check_shown_examples`, of examples that are listed: their split is known from the data.
+
+    Raises:
+        UsageError: naming the sample.
+    """
+    if teacher.few_shot is not None and teacher.few_shot.ids is not None:
+        listed = set(teacher.few_shot.ids)
+        evaluated = [s.id for s in read_samples(data) if s.split == recipe.evaluate.split]
+        if scored := sorted(listed.intersection(evaluated)):
+            raise UsageError(
+                f"the teacher would be shown the answer of {scored[0]}, which it is scored on",
+                where="teacher.few_shot.ids",
+                mend=f"list samples of another split than {recipe.evaluate.split!r}",
+            )
+    for member in teacher.members():
+        check_listed_examples(recipe, member, data)
 
 
 def check_growth(arms: Sequence[Arm], can: frozenset[Capability]) -> None:

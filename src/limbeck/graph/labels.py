@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limbeck.data.labels import read_labels
 from limbeck.data.samples import read_samples
+from limbeck.graph.checks import check_listed_examples
 from limbeck.graph.core import Graph
 from limbeck.graph.teacher import TeacherOf
 from limbeck.labelling.rounds import FIRST_ROUND, grown_labels, portion
@@ -123,6 +124,7 @@ def _label_stage(
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.labelling import label
 
+        check_listed_examples(graph.recipe, labeller.teacher, inputs["data"])
         return label(
             output,
             teacher=labeller.located(inputs, "teacher"),
