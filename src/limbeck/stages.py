@@ -21,9 +21,9 @@ COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmar
 FORMAT_VERSIONS = {
     "data": 1,
     "models": 1,
-    "teacher": 1,
-    "labels": 2,
-    "student": 1,
+    "teacher": 2,
+    "labels": 3,
+    "student": 2,
     "predictions": 1,
     "evaluation": 1,
     "benchmark": 1,

@@ -65,6 +65,8 @@ class Family:
     end_of_turn: ClassVar[str] = END_OF_TURN
     template: ClassVar[str] = chat_template(f"{VISION_START}{IMAGE}{VISION_END}")
     """The chat template that a built model gets."""
+    causal: ClassVar[bool] = False
+    """Whether no token of the language model, visual ones included, sees what comes after it."""
 
     def parts(self, model: nn.Module) -> dict[PartName, tuple[str, ...]]:
         """Prefixes of each part that this model has; a part that was not found is absent."""

@@ -20,6 +20,7 @@ class Llava(Family):
         "projector": ("model.multi_modal_projector",),
         "language_model": ("model.language_model",),
     }
+    causal = True
     special_tokens = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, IMAGE_TOKEN, UNKNOWN)
     template = chat_template(IMAGE_TOKEN + "\n")
     patches_per_side: ClassVar[int] = 8

@@ -16,6 +16,7 @@ class Qwen2VL(Family):
     """Checkpoints of `model_type: qwen2_vl`."""
 
     model_type = "qwen2_vl"
+    causal = True
     prefix: ClassVar[str] = "Qwen2VL"
     """Of the names of its classes in transformers."""
     video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
