@@ -1,0 +1,87 @@
+"""Worker processes that prepare batches ahead of the model: the same batches, in the same order.
+
+Preparing draws no random numbers, and starting the processes takes none from the generators that
+training draws from, so that a run with workers is the run without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from limbeck.errors import LimbeckError
+
+BATCHES_AHEAD = 4
+"""Of each worker."""
+
+Made = TypeVar("Made")
+Key = TypeVar("Key")
+
+
+def prepared(
+    prepare: Callable[[Key], Made],
+    batches: Iterable[Key],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> Iterator[Made]:
+    """What `prepare` makes of each batch, in turn.
+
+    Args:
+        prepare: must be picklable where processes are not forked.
+        batches: read as far ahead as workers need it.
+        workers: processes; 0 prepares in this one, when the batch is asked for.
+        pin_memory: of results with a method `pin_memory`, for copies to a GPU that do not wait.
+
+    Raises:
+        LimbeckError: what `prepare` raised, wherever it ran.
+    """
+    if workers == 0:
+        for batch in batches:
+            yield prepare(batch)
+        return
+    loader: Any = DataLoader(
+        _Prepared(prepare),
+        sampler=batches,  # pyright: ignore[reportArgumentType]
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=BATCHES_AHEAD,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+    )
+    for made in loader:
+        if isinstance(made, _Failure):
+            raise made.error
+        yield made
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The loader itself would raise another error, with a traceback for its message."""
+
+    error: LimbeckError
+
+
+class _Prepared(Dataset[Any], Generic[Key, Made]):
+    def __init__(self, prepare: Callable[[Key], Made]) -> None:
+        self._prepare = prepare
+
+    def __getitem__(self, batch: Key) -> Made | _Failure:
+        try:
+            return self._prepare(batch)
+        except LimbeckError as error:
+            return _Failure(error)
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def chunks(items: Sequence[Made], size: int) -> list[Sequence[Made]]:
+    """The items in order, at most `size` together."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
