@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import DataError
 from limbeck.models.load import load_model
 from limbeck.recipe.sections import ModelSection
 from limbeck.training import examples as examples_module
 from limbeck.training.batches import Example, MicroBatch
 from limbeck.training.examples import EncodedExamples
-from limbeck.training.workers import prepared
 
 
 @pytest.fixture
@@ -83,24 +81,3 @@ def test_batches_of_workers_are_those_of_this_process(encoded: EncodedExamples) 
         assert mine.batch.inputs.keys() == theirs.batch.inputs.keys()
         for name, tensor in mine.batch.inputs.items():
             assert torch.equal(tensor, theirs.batch.inputs[name])
-
-
-def test_starting_workers_draws_no_random_number() -> None:
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    assert list(prepared(abs, [-1, 2, -3], workers=2)) == [1, 2, 3]
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_the_data_is_the_same_from_a_worker(workers: int) -> None:
-    def refuse(batch: int) -> int:
-        if batch == 2:
-            raise DataError("is broken", where=f"sample {batch}", mend="mend it")
-        return batch
-
-    stream = prepared(refuse, [1, 2, 3], workers=workers)
-    assert next(stream) == 1
-    with pytest.raises(DataError) as raised:
-        next(stream)
-    assert str(raised.value) == "sample 2: is broken; mend it"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.tokens import collate, expected_prompt_tokens
+from limbeck.data.workers import prepared
 from limbeck.training.batches import Example, MicroBatch
-from limbeck.training.workers import prepared
 
 if TYPE_CHECKING:
     from limbeck.data.tokens import Batch, Encoded, Encoder

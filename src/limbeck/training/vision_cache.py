@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from limbeck.data.tokens import Encoded, Encoder
+from limbeck.data.workers import prepared
 from limbeck.errors import UsageError
 from limbeck.models.vision_features import WHERE, check_cacheable, features_of, without_pixels
 from limbeck.progress import meter, say
@@ -24,7 +25,6 @@ from limbeck.records import Sample
 from limbeck.training.feature_coding import NO_ERROR
 from limbeck.training.job import Job
 from limbeck.training.vision_blocks import BlockReader, facts_of, is_whole, path_of, write_block
-from limbeck.training.workers import chunks, prepared
 
 FOLDER = "vision_features"
 """Sub-folder of a training stage that is not finished."""
@@ -101,7 +101,7 @@ def cache_vision_features(job: Job, accelerator: Accelerator) -> VisionCache | N
         return None
     started = time.monotonic()
     folder = job.output / FOLDER
-    blocks = chunks(groups_of(samples), GROUPS_PER_BLOCK)
+    blocks = _chunks(groups_of(samples), GROUPS_PER_BLOCK)
     with accelerator.autocast():
         example = next(e for e in job.examples if e.sample.id == samples[0].id)
         check_cacheable(job.student, job.student.encoder.encode(example.sample, job.data, "a"))
@@ -141,7 +141,7 @@ def _computed(
 ) -> Iterator[tuple[list[list[Encoded]], list[dict[str, Tensor]]]]:
     """Of each block: every group's prompts without pixels, and every group's features."""
     size = job.training.samples_per_micro_batch
-    batches = [batch for block in blocks for batch in chunks(block, size)]
+    batches = [batch for block in blocks for batch in _chunks(block, size)]
     stream = prepared(_Reader(job.student.encoder, job.data), batches, workers=job.training.workers)
     for block in blocks:
         prompts: list[list[Encoded]] = []
@@ -152,6 +152,10 @@ def _computed(
             features += [{n: rows.cpu() for n, rows in one.items()} for one in found]
             prompts += [[without_pixels(group[0], {}), *group[1:]] for group in groups]
         yield prompts, features
+
+
+def _chunks(groups: Sequence[Group], size: int) -> list[Sequence[Group]]:
+    return [groups[start : start + size] for start in range(0, len(groups), size)]
 
 
 def _summary(folder: Path, blocks: int, coding: str, samples: int) -> dict[str, Any]:

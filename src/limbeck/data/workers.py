@@ -1,4 +1,4 @@
-"""Worker processes that prepare batches ahead of the model: the same batches, in the same order.
+"""Worker processes that prepare batches ahead of a model: the same batches, in the same order.
 
 Preparing draws no random numbers, and starting the processes takes none from the generators that
 training draws from, so that a run with workers is the run without.
@@ -6,25 +6,22 @@ training draws from, so that a run with workers is the run without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
-
-import torch
-from torch.utils.data import DataLoader, Dataset
+from typing import Any, TypeVar
 
 from limbeck.errors import LimbeckError
 
-BATCHES_AHEAD = 4
-"""Of each worker."""
+BATCHES_AHEAD = 2
+"""For each worker: enough that the model never waits, few enough that pictures fit in memory."""
 
+Asked = TypeVar("Asked")
 Made = TypeVar("Made")
-Key = TypeVar("Key")
 
 
 def prepared(
-    prepare: Callable[[Key], Made],
-    batches: Iterable[Key],
+    prepare: Callable[[Asked], Made],
+    batches: Iterable[Asked],
     *,
     workers: int,
     pin_memory: bool = False,
@@ -41,11 +38,13 @@ def prepared(
         LimbeckError: what `prepare` raised, wherever it ran.
     """
     if workers == 0:
-        for batch in batches:
-            yield prepare(batch)
+        yield from map(prepare, batches)
         return
+    import torch
+    from torch.utils.data import DataLoader
+
     loader: Any = DataLoader(
-        _Prepared(prepare),
+        _Prepared(prepare),  # pyright: ignore[reportArgumentType]
         sampler=batches,  # pyright: ignore[reportArgumentType]
         batch_size=None,
         num_workers=workers,
@@ -67,21 +66,16 @@ class _Failure:
     error: LimbeckError
 
 
-class _Prepared(Dataset[Any], Generic[Key, Made]):
-    def __init__(self, prepare: Callable[[Key], Made]) -> None:
-        self._prepare = prepare
+@dataclass(frozen=True)
+class _Prepared:
+    prepare: Callable[[Any], Any]
 
-    def __getitem__(self, batch: Key) -> Made | _Failure:
+    def __getitem__(self, batch: Any) -> Any:
         try:
-            return self._prepare(batch)
+            return self.prepare(batch)
         except LimbeckError as error:
             return _Failure(error)
 
 
 def _as_it_is(made: Any) -> Any:
     return made
-
-
-def chunks(items: Sequence[Made], size: int) -> list[Sequence[Made]]:
-    """The items in order, at most `size` together."""
-    return [items[start : start + size] for start in range(0, len(items), size)]
