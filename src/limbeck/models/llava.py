@@ -29,6 +29,12 @@ class Llava(Family):
         """Pixels per side of the square picture that the vision tower sees."""
         return build.patch_size * self.patches_per_side
 
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """Every picture becomes one square."""
+        return self.patches_per_side**2
+
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """The class token is dropped, and features are those of the last layer but one."""
         from transformers import LlavaConfig
