@@ -30,7 +30,7 @@ FORMAT_VERSIONS = {
     "predictions": 1,
     "evaluation": 1,
     "benchmark": 1,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 
