@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import time
@@ -338,6 +339,7 @@ def test_any_number_of_workers_gives_the_same_run(make_job: Any) -> None:
     runs = [make_job(f"w{workers}", workers=workers, **options) for workers in (0, 1, 2)]
     for job in runs:
         train(job)
+        assert multiprocessing.active_children() == [], "worker processes outlive the training"
     for job in runs[1:]:
         assert same(weights_of(runs[0]), weights_of(job))
         assert metrics_of(runs[0]) == metrics_of(job)

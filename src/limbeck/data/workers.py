@@ -6,7 +6,7 @@ training draws from, so that a run with workers is the run without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,7 +25,7 @@ def prepared(
     *,
     workers: int,
     pin_memory: bool = False,
-) -> Iterator[Made]:
+) -> Generator[Made]:
     """What `prepare` makes of each batch, in turn.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +106,7 @@ class EncodedExamples:
 
     def stream(
         self, plan: Iterable[MicroBatch], workers: int, *, pin_memory: bool = False
-    ) -> Iterator[Collated]:
+    ) -> Generator[Collated]:
         """Each micro-batch in turn, prepared ahead by `workers` processes (0: here, when asked)."""
         self._workers = workers
         return prepared(self.together, plan, workers=workers, pin_memory=pin_memory)

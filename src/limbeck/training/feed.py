@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 from limbeck.training.batches import MicroBatch
 from limbeck.training.examples import Collated, EncodedExamples
@@ -11,7 +11,7 @@ from limbeck.training.own_answers import TARGET
 
 
 class Feed:
-    """Hands out collated micro-batches, and counts the seconds for which the model waited.
+    """Hands out collated micro-batches, and counts how long the model waited.
 
     Args:
         encoded: the examples.
@@ -30,10 +30,10 @@ class Feed:
         workers: int,
         pin_memory: bool,
     ) -> None:
-        self.seconds_waited = 0.0
+        self._waited, self._since = 0.0, time.monotonic()
         self._encoded, self._micro_batches, self._steps = encoded, micro_batches, steps
         self._workers, self._pin_memory = workers, pin_memory
-        self._stream: Iterator[Collated] = iter(())
+        self._stream: Generator[Collated] | None = None
         self._stream_at = -1
 
     def get(self, step: int, number: int, micro_batch: MicroBatch) -> Collated:
@@ -43,7 +43,8 @@ class Feed:
             DataError: a sample cannot be prepared.
         """
         started = time.monotonic()
-        if number == 0 and self._stream_at != step:
+        if self._stream is None or (number == 0 and self._stream_at != step):
+            self.close()
             self._stream = self._encoded.stream(
                 self._known(step), self._workers, pin_memory=self._pin_memory
             )
@@ -53,8 +54,21 @@ class Feed:
             found = self._encoded.together(micro_batch)
         else:
             found = next(self._stream)
-        self.seconds_waited += time.monotonic() - started
+        self._waited += time.monotonic() - started
         return found
+
+    def share_waited(self) -> float:
+        """Of the time since this was last asked, what the model waited for its data."""
+        now = time.monotonic()
+        share = self._waited / max(now - self._since, 1e-9)
+        self._waited, self._since = 0.0, now
+        return share
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def _known(self, step: int) -> Iterator[MicroBatch]:
         """From a step to the end, those whose answers are not yet to be written."""

@@ -8,6 +8,7 @@ all ranks), back-propagate, clip, guard against non-finite numbers, update.
 from __future__ import annotations
 
 import time
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,7 +111,6 @@ class _Loop:
             workers=job.training.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
-        self._row_started, self._waited_before = time.monotonic(), 0.0
         self.checkpoints = job.output / "checkpoints"
 
     @property
@@ -128,7 +128,8 @@ class _Loop:
         )
         started, seconds_before = time.monotonic(), self._seconds_so_far()
         self.module.train()
-        with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
+        meters = meter(job.title, total, done=first)
+        with stop_on_signals() as stop, meters as progress, closing(self.feed):
             for step in range(first, total):
                 self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
@@ -342,9 +343,6 @@ class _Loop:
         """A row of metrics.jsonl: means since the last row."""
         loss, *parts = [value / self.counters.rows for value in self.counters.sums]
         self.counters.sums, self.counters.rows = [], 0
-        now, waited = time.monotonic(), self.feed.seconds_waited
-        share = (waited - self._waited_before) / max(now - self._row_started, 1e-9)
-        self._row_started, self._waited_before = now, waited
         return {
             "step": step,
             "loss": loss,
@@ -356,7 +354,7 @@ class _Loop:
             "skipped": self.counters.skipped,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
-            "data_wait_share": round(share, 4),
+            "data_wait_share": round(self.feed.share_waited(), 4),
             **memory_in_use(),
         }
 
@@ -395,6 +393,4 @@ class _Loop:
 
 
 def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:
-    from contextlib import nullcontext
-
     return accelerator.no_sync(module) if wanted else nullcontext()
