@@ -107,6 +107,32 @@ def _pipeline(found: dict[str, Any]) -> list[str]:
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         cells = (name, f"{one['seconds_a_step']:.3f}", spread, f"{one['final_loss']:.6f}")
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _goals(found["goals"])
+    lines += [
+        "",
+        "The same step with each signal (`label.signal`), vision features cached in all of them:",
+        "",
+        "| signal | bytes a token | mass not kept | KL added, nats | seconds a step | final loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in found["signals"].items():
+        cells = (
+            f"`{name}`",
+            "" if one["bytes_per_token"] is None else f"{one['bytes_per_token']:,.1f}",
+            "" if one["tail_mass"] is None else f"{one['tail_mass']:.2%}",
+            "" if one["kl_nats"] is None else f"{one['kl_nats']:.1e}",
+            f"{one['seconds_a_step']:.3f}",
+            f"{one['final_loss']:.6f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _goals(goals: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "| goal | reached | wanted | |", "|---|---|---|---|"]
+    for one in goals:
+        word = "met" if one["met"] else "**missed**"
+        lines.append(f"| {one['goal']} | {one['reached']:.3g} | {one['target']:g} | {word} |")
     return lines
 
 

@@ -24,13 +24,13 @@ MODEL = "model"
 FORMAT_VERSIONS = {
     "data": 1,
     "models": 1,
-    "teacher": 1,
-    "labels": 3,
-    "student": 1,
+    "teacher": 2,
+    "labels": 4,
+    "student": 2,
     "predictions": 1,
     "evaluation": 1,
     "benchmark": 1,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 

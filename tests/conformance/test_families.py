@@ -169,6 +169,27 @@ def test_padding_does_not_change_logits(world: World, loaded: LoadedModel) -> No
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+def test_without_its_mask_a_batch_padded_on_the_right_says_the_same(
+    world: World, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = collate(world.encode(loaded), pad_id=loaded.encoder.pad_id, side="right")
+    real = batch.inputs["attention_mask"].bool()
+    assert not real.all()
+    with torch.no_grad():
+        masked = loaded.base.base_model(**loaded.place(batch.inputs), use_cache=False)[0]
+    forward, seen = loaded.base.base_model.forward, []
+
+    def noting(*args: object, **inputs: object):
+        seen.append(inputs.get("attention_mask"))
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(loaded.base.base_model, "forward", noting)
+    with torch.no_grad():
+        plain = loaded.hidden_states(batch.inputs)
+    assert seen == [None], "a causal model pays for a mask that it does not need"
+    torch.testing.assert_close(plain[real], masked[real], rtol=0, atol=1e-5)
+
+
 def test_training_steps_lower_the_loss_and_reach_every_part(world: World) -> None:
     loaded = world.load()
     prepare_for_training(loaded, adapter=None)

@@ -80,9 +80,18 @@ class Batch:
         return int((self.targets_BL != IGNORED).sum())
 
     def to(self, device: Any) -> Batch:
-        """The same batch on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(moved, self.targets_BL.to(device))
+        """The same batch on a device; where the memory is pinned, without waiting for the copy."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=tensor.is_pinned())
+
+        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
+        return Batch(inputs, moved(self.targets_BL))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself."""
+        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.targets_BL.pin_memory())
 
 
 class Encoder:

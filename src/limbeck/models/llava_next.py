@@ -23,6 +23,12 @@ class LlavaNext(Llava):
         side = self.side(build)
         return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
 
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """It depends on the tiling."""
+        return None
+
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """Model and processor know the same tilings."""
         from transformers import LlavaNextConfig

@@ -141,7 +141,11 @@ def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     least = section.min_pixels or options.get("min_pixels") or size.get("shortest_edge")
     if "merge_size" not in options or not (most and least):
         return None
-    side = options["patch_size"] * options["merge_size"]
+    return resized_tokens(width, height, options["patch_size"] * options["merge_size"], least, most)
+
+
+def resized_tokens(width: int, height: int, side: int, least: int, most: int) -> int:
+    """Tokens of `side` x `side` pixels after a picture was brought to `least` to `most` pixels."""
     columns, rows = max(1, round(width / side)), max(1, round(height / side))
     pixels = columns * rows * side**2
     if pixels > most or pixels < least:

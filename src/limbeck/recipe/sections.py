@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
 from limbeck.recipe.component import Component, Section, component_field
@@ -180,6 +180,13 @@ class Student(ModelSection):
     freeze: tuple[PartName, ...] = Field(default=(), description="parts that are not trained")
 
 
+def _exact(value: Any) -> Any:
+    return "exact" if value is True else value
+
+
+VisionCoding = Annotated[Literal[False, True, "exact", "int8"], AfterValidator(_exact)]
+
+
 class OnPolicy(Section):
     """How the student writes the answers that losses with `target: student` are computed on."""
 
@@ -230,9 +237,10 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations to save memory"
     )
-    cache_vision_features: bool = Field(
+    cache_vision_features: VisionCoding = Field(
         default=False,
-        description="run a frozen vision tower and projector once a sample, not in every step",
+        description="run a frozen vision tower and projector once a picture, not in every step; "
+        "true means exact: as computed; int8: half of bf16's disk, coding error measured",
     )
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(

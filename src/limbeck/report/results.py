@@ -118,6 +118,8 @@ def training_of(folder: Path) -> dict[str, Any]:
         "summary": summary,
         "seconds": manifest.get("seconds"),
         "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
+        "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
+        "data_wait_share": waiting_share(rows),
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},
@@ -126,6 +128,16 @@ def training_of(folder: Path) -> dict[str, Any]:
             },
         },
     }
+
+
+def waiting_share(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Of the whole training time; None where a row does not tell (an earlier version's)."""
+    if not rows or any("data_wait_share" not in row for row in rows):
+        return None
+    ends = [row["seconds"] for row in rows]
+    spans = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
+    waited = sum(row["data_wait_share"] * s for row, s in zip(rows, spans, strict=True))
+    return waited / max(ends[-1], 1e-9)
 
 
 def thinned(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ all ranks), back-propagate, clip, guard against non-finite numbers, update.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,18 +18,19 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from limbeck import journal
-from limbeck.data.tokens import Batch, Encoded, collate
+from limbeck.data.tokens import Batch
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.progress import meter, say
 from limbeck.records import AnswerSize, TeacherSignal
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
 from limbeck.training.examples import EncodedExamples
+from limbeck.training.feed import Feed
 from limbeck.training.job import Job
 from limbeck.training.memory import is_out_of_memory, memory_in_use
 from limbeck.training.objective import Objective, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
-from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
+from limbeck.training.own_answers import OwnAnswers, drawn_steps
 from limbeck.training.stop import stop_on_signals
 from limbeck.training.tracking import note_of, open_tracker
 from limbeck.training.vision_cache import cache_vision_features
@@ -102,9 +103,14 @@ class _Loop:
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
         self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
-        self._stream: Iterator[list[Encoded]] = iter(())
-        self._stream_at = -1
         self.counters = _Counters(micro_batch=job.training.samples_per_micro_batch)
+        self.feed = Feed(
+            self.encoded,
+            self._micro_batches,
+            len(self.steps),
+            workers=job.training.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
         self.checkpoints = job.output / "checkpoints"
 
     @property
@@ -122,7 +128,8 @@ class _Loop:
         )
         started, seconds_before = time.monotonic(), self._seconds_so_far()
         self.module.train()
-        with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
+        meters = meter(job.title, total, done=first)
+        with stop_on_signals() as stop, meters as progress, closing(self.feed):
             for step in range(first, total):
                 self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
@@ -268,25 +275,18 @@ class _Loop:
         return AnswerSize(tokens, tokens if self.job.spans is None else self.job.spans[index])
 
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
-        if number == 0 and self._stream_at != step:
-            rest = (m for later in range(step, len(self.steps)) for m in self._micro_batches(later))
-            known = (m for m in rest if m.target != TARGET)
-            self._stream = self.encoded.stream(known, self.job.training.workers)
-        # Whoever leaves the step half-way (out of memory) makes the next try start a new stream.
-        self._stream_at = step + 1 if number == len(self._micro_batches(step)) - 1 else -1
-        if micro_batch.target == TARGET:  # written just now, and in this process
-            items = [self.encoded[index] for index in micro_batch.indices]
-        else:
-            items = next(self._stream)
-        batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
+        found = self.feed.get(step, number, micro_batch)
         signal = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
             signal = self.job.signals.signal(
                 [self.job.examples[i].sample.id for i in micro_batch.indices],
-                [self.job.vocabulary.columns_of(item.answer_ids).tolist() for item in items],
+                [
+                    self.job.vocabulary.columns_of(ids).tolist()
+                    for ids in map(torch.tensor, found.answers)
+                ],
             )
             signal = on_device(signal, self.accelerator.device)
-        return batch.to(self.accelerator.device), signal
+        return found.batch.to(self.accelerator.device), signal
 
     # -- state ------------------------------------------------------------------------------
 
@@ -354,6 +354,7 @@ class _Loop:
             "skipped": self.counters.skipped,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
+            "data_wait_share": round(self.feed.share_waited(), 4),
             **memory_in_use(),
         }
 
@@ -392,6 +393,4 @@ class _Loop:
 
 
 def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:
-    from contextlib import nullcontext
-
     return accelerator.no_sync(module) if wanted else nullcontext()

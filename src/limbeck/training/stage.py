@@ -117,7 +117,8 @@ def train_student(
                 teacher_tokenizer=_teacher_tokenizer(first),
                 about_teacher=about_teacher,
             )
-    return _train(job, section.adapter, section.freeze, about)
+    summary = _train(job, section.adapter, section.freeze, about)
+    return {**summary, "signal": labelling.signal if signalled else None}
 
 
 def fine_tune(
