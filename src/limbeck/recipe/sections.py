@@ -229,6 +229,13 @@ class Training(Section):
         default=False,
         description="run a frozen vision tower and projector once a sample, not in every step",
     )
+    head_gradient_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="leave the tokens that together hold less than this share squared of the "
+        "logits' squared gradient out of the head's weight gradient, e.g. 0.003; null: exact",
+    )
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",
