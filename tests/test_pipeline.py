@@ -282,6 +282,14 @@ def test_a_damaged_stage_is_refused_where_it_is_read(
         ({"losses__1__target": "gold", "label__answers": "generated"}, ["label.answers"]),
         ({"evaluate__models": ["teacher", "studnt"]}, ["studnt", "student"]),
         (
+            {"training__head_gradient_tolerance": 0.003, "student__freeze": ["head"]},
+            ["training.head_gradient_tolerance", "not trained", "null"],
+        ),
+        (
+            {"training__head_gradient_tolerance": 0.003, "losses__1__kind": "cross_tokenizer"},
+            ["training.head_gradient_tolerance", "CrossTokenizer", "whole logits"],
+        ),
+        (
             {"arms": {"x": {"data.seed": 3}}, "evaluate__models": ["student", "x"]},
             ["data.seed", "arms.x"],
         ),

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError, UsageError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.divergence import Divergence
+from limbeck.losses.fused import columns
 from limbeck.models.adapt import prepare_for_training
 from limbeck.models.load import load_model
 from limbeck.models.vocabulary import shared_vocabulary
@@ -181,6 +182,37 @@ def test_one_pass_gives_the_gradients_of_whole_logits(
     difference = torch.stack([(ours[n] - theirs[n]).norm() for n in theirs]).norm()
     # In bf16 each side rounds the gradient of the logits, after other sums.
     assert difference / norm < (1e-5 if precision == "fp32" else 0.03)
+
+
+def test_a_filter_of_the_heads_gradient_changes_that_gradient_alone(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "SPARSE", 1.0)  # an untrained student's gradient is in all columns
+    found: list[dict[str, Tensor]] = []
+    for tolerance in (None, 0.1):
+        job = make_job(k=5, samples_per_micro_batch=3, head_gradient_tolerance=tolerance)
+        loop = _Loop(job)
+        loop._gradients(0)
+        found.append({n: p.grad for n, p in loop.trainable.items() if p.grad is not None})
+        own = job.student.model.get_output_embeddings().weight
+        (name,) = (n for n, p in loop.trainable.items() if p is own)
+    exact, filtered = found
+    for other in exact.keys() - {name}:
+        assert torch.equal(exact[other], filtered[other])
+    apart = (exact[name] - filtered[name]).norm() / exact[name].norm()
+    assert 0 < apart < 0.3
+
+
+def test_a_filter_without_a_gradient_of_the_head_in_one_pass_is_refused(make_job: Any) -> None:
+    class Own(CrossEntropy):
+        fused = False
+
+    with pytest.raises(UsageError, match="Own has no fused form"):
+        _Loop(make_job(losses=[Own()], head_gradient_tolerance=0.003))
+    job = make_job(head_gradient_tolerance=0.003)
+    job.student.model.get_output_embeddings().weight.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"head_gradient_tolerance.*not trained"):
+        _Loop(job)
 
 
 def test_says_whether_head_and_losses_run_in_one_pass(

@@ -187,6 +187,34 @@ def check_vision_cache(arms: Sequence[Arm]) -> None:
             )
 
 
+def check_head_gradient(arms: Sequence[Arm]) -> None:
+    """Refuse a filter of the head's weight gradient where that is not computed or not alone.
+
+    What only the loaded model can tell, `limbeck.training.objective` refuses when it starts.
+
+    Raises:
+        UsageError: saying why.
+    """
+    for arm in (arm for arm in arms if arm.trained):
+        student = arm.recipe.student
+        if arm.recipe.training.head_gradient_tolerance is None:
+            continue
+        plain = [loss for loss in cast(Sequence[Loss], arm.recipe.losses) if not loss.fused]
+        if student.adapter is not None or "head" in student.freeze:
+            reason = "the head's own weights are not trained"
+        elif plain:
+            reason = f"{type(plain[0]).__name__} is computed from whole logits"
+        else:
+            continue
+        raise UsageError(
+            f"no gradient of the head's weights can be filtered: {reason}",
+            where="training.head_gradient_tolerance"
+            if arm.name == "student"
+            else f"arms.{arm.name}.training.head_gradient_tolerance",
+            mend="set it to null",
+        )
+
+
 def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
     """On-policy: only a live teacher can score what the student has just written."""
     if not loss.needs_signal:

@@ -9,6 +9,7 @@ from typing import Any, cast
 from limbeck.errors import LimbeckError
 from limbeck.graph.checks import (
     check_growth,
+    check_head_gradient,
     check_shown_examples,
     check_signals,
     check_vision_cache,
@@ -40,6 +41,7 @@ class Graph:
         check_shown_examples(recipe, self.teacher)
         check_vision_cache(self.arms)
         check_growth(self.arms, self.teacher.capabilities())
+        check_head_gradient(self.arms)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
 

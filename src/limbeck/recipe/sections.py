@@ -242,6 +242,13 @@ class Training(Section):
         description="run a frozen vision tower and projector once a picture, not in every step; "
         "true means exact: as computed; int8: half of bf16's disk, coding error measured",
     )
+    head_gradient_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="leave the tokens that together hold less than this share squared of the "
+        "logits' squared gradient out of the head's weight gradient, e.g. 0.003; null: exact",
+    )
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",

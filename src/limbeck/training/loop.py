@@ -87,7 +87,9 @@ class _Loop:
         optimizers = make_optimizers(
             job.student.model, job.training, exclude_from_muon=head.parameters()
         )
-        objective = Objective(job.student, job.losses, job.vocabulary)
+        objective = Objective(
+            job.student, job.losses, job.vocabulary, job.training.head_gradient_tolerance
+        )
         self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.trainable = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.losses.fused import fused_sums
 from limbeck.models.linear_head import linear_head, why_not_linear
@@ -25,15 +26,25 @@ class Objective(nn.Module):
     The language head runs on those rows only. Where every loss has a fused form and the head is
     linear, head and losses run in one pass that never holds all logits; `why_plain` says what
     stands against it, and then the losses are computed from the logits.
+
+    With `head_gradient_tolerance` the gradient of the head's weights is filtered; where there is
+    none, or not in one pass, that is a UsageError.
     """
 
     def __init__(
-        self, student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabulary
+        self,
+        student: LoadedModel,
+        losses: Sequence[Loss],
+        vocabulary: Vocabulary,
+        head_gradient_tolerance: float | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
+        self._tolerance = head_gradient_tolerance
         self.why_plain = why_plain(student, losses, vocabulary)
+        if head_gradient_tolerance is not None:
+            _check_filter(student, self.why_plain)
 
     def forward(
         self,
@@ -69,7 +80,7 @@ class Objective(nn.Module):
         first, size = self._vocabulary.first, self._vocabulary.size
         head = linear_head(self._student, hidden_NH, first, size)
         assert not isinstance(signal, Unaligned), "a loss over other rows is not fused"
-        return fused_sums(head, labels_N, losses, weights, signal)
+        return fused_sums(head, labels_N, losses, weights, signal, tolerance=self._tolerance)
 
     def _plain(
         self,
@@ -98,6 +109,19 @@ def why_plain(student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabula
     if vocabulary.columns is not None:
         return "the ids of the shared tokens have gaps"
     return why_not_linear(student)
+
+
+def _check_filter(student: LoadedModel, why_plain: str | None) -> None:
+    head = student.base.get_output_embeddings()
+    reason = why_plain
+    if reason is None and not getattr(head, "base_layer", head).weight.requires_grad:
+        reason = "the head's own weights are not trained"
+    if reason is not None:
+        raise UsageError(
+            f"no gradient of the head's weights can be filtered: {reason}",
+            where="training.head_gradient_tolerance",
+            mend="set it to null",
+        )
 
 
 def loss_names(losses: Sequence[Loss]) -> list[str]:
