@@ -22,7 +22,7 @@ FORMAT_VERSIONS = {
     "data": 1,
     "models": 1,
     "teacher": 1,
-    "labels": 2,
+    "labels": 3,
     "student": 1,
     "predictions": 1,
     "evaluation": 1,

@@ -144,16 +144,18 @@ def label_stage(graph: Graph, teacher: ModelOf | None) -> Stage:
             settings=settings,
             key=cache_key(graph, teacher),
             device=graph.device,
+            responses=graph.responses,
         )
 
-    fields = settings.model_dump(mode="json")
+    fields = settings.model_dump(mode="json", exclude={"workers"})
     if settings.signal != "top_k":  # what only that cache depends on
         del fields["top_k"], fields["temperatures"]
     if settings.signal == "live":
         fields["signal"] = "none"
     identity = {"teacher": teacher_identity(graph, teacher), "label": fields}
     reads = {"data": graph.data, **(teacher.reads("teacher") if teacher else {})}
-    return graph.add(Stage("labels", settings.split, "label", identity, reads, make))
+    stage = Stage("labels", settings.split, "label", identity, reads, make, collective=True)
+    return graph.add(stage)
 
 
 def model_of(graph: Graph, arm: Arm, teacher: ModelOf | None, labels: Stage) -> ModelOf | None:

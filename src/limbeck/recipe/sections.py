@@ -281,6 +281,7 @@ class Labelling(Section):
     temperature: float = Field(default=0.0, ge=0, description="0 decodes greedily")
     seed: Seed = Field(default=0, description="of sampled answers (temperature above 0)")
     batch_size: int = Field(default=8, gt=0, description="samples labelled at once")
+    workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
     signal: Literal["top_k", "hidden", "live", "none"] = Field(
         default="top_k",
         description="top_k: the likeliest tokens, cached; hidden: hidden states and head, cached; "
@@ -309,6 +310,7 @@ class Evaluation(Section):
     )
     max_new_tokens: int = Field(default=128, gt=0, description="limit of an answer")
     batch_size: int = Field(default=8, gt=0, description="samples answered at once")
+    workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
     bootstrap: int = Field(default=1000, ge=100, description="resamples")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
     seed: Seed = Field(default=0, description="of the bootstrap")
