@@ -10,7 +10,7 @@ in training it would rule out recomputed activations.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,40 @@ class Group:
 def pictures_of(sample: Sample) -> tuple[str, ...]:
     """Equal for samples that show the same pictures; a sample without any is its own kind."""
     return tuple(image.sha256 for image in sample.images) or (f"sample {sample.id}",)
+
+
+def on_the_same_pictures(samples: Iterable[Sample], most: int = 3) -> list[Sample]:
+    """The first few samples that show the same pictures; none where no two do."""
+    found: dict[tuple[str, ...], dict[str, Sample]] = {}
+    for sample in samples:
+        if sample.images:
+            found.setdefault(pictures_of(sample), {}).setdefault(sample.id, sample)
+    several = (list(own.values()) for own in found.values() if len(own) > 1)
+    return next(several, [])[:most]
+
+
+def whole_groups(
+    indices: Iterable[int],
+    kind_of: Callable[[int], Hashable],
+    lengths: Sequence[int],
+    size: int,
+) -> list[list[int]]:
+    """Batches of at most `size` indices, the longest first; those of one kind stay together.
+
+    Only a kind that has more than `size` is cut. `lengths` are looked up by index.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for index in indices:
+        members.setdefault(kind_of(index), []).append(index)
+    pieces = [own[s : s + size] for own in members.values() for s in range(0, len(own), size)]
+    pieces.sort(key=lambda piece: (-max(lengths[i] for i in piece), piece[0]))
+    batches: list[list[int]] = []
+    for piece in pieces:
+        if batches and len(batches[-1]) + len(piece) <= size:
+            batches[-1] += piece
+        else:
+            batches.append(list(piece))
+    return batches
 
 
 def grouped(items: Sequence[Encoded], image_token_id: int | None) -> list[Group]:

@@ -49,7 +49,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
     identity = {
         "model": teacher_identity(graph, model),
         "evaluate": settings.model_dump(
-            mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
+            mode="json", include={"split", "limit", "max_new_tokens", "batch_size", "share_prefix"}
         ),
     }
     reads = {"data": graph.data, **(model.reads("model") if model else {})}

@@ -18,8 +18,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from limbeck import journal
-from limbeck.data.tokens import Batch, Encoded, collate
+from limbeck.data.tokens import Batch, Encoded
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.models.shared_prefix import training_batch
 from limbeck.progress import meter, say
 from limbeck.records import AnswerSize, TeacherSignal
 from limbeck.training import checkpoint
@@ -250,6 +251,7 @@ class _Loop:
             size=self.counters.micro_batch,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
+            share_prefix=self.job.training.share_prefix,
         )
 
     def _divisors(self, step: int) -> list[int]:
@@ -278,7 +280,8 @@ class _Loop:
             items = [self.encoded[index] for index in micro_batch.indices]
         else:
             items = next(self._stream)
-        batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
+        share_prefix = self.job.training.share_prefix
+        batch = training_batch(self.job.student, items, share_prefix=share_prefix)
         signal = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
             signal = self.job.signals.signal(

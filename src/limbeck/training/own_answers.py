@@ -73,6 +73,7 @@ class OwnAnswers:
                     [self._encoded[index] for index in batch],
                     max_new_tokens=settings.max_new_tokens,
                     temperature=settings.temperature,
+                    share_prefix=self._job.training.share_prefix,
                     seed=int(
                         np.random.default_rng((self._job.seed, 2, step, batch[0])).integers(2**31)
                     ),
