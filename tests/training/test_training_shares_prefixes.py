@@ -10,23 +10,27 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from test_loop import FakeSignals, metrics_of, same, weights_of
 from torch import Tensor
 
+from limbeck.data.packing import grouped
 from limbeck.data.samples import read_samples
 from limbeck.errors import UsageError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.divergence import Divergence
 from limbeck.models import shared_prefix
 from limbeck.models.adapt import prepare_for_training
-from limbeck.models.load import load_model
+from limbeck.models.load import LoadedModel, load_model
 from limbeck.models.vocabulary import shared_vocabulary
 from limbeck.recipe.sections import Adapter, ModelSection, Training
 from limbeck.records import Sample
 from limbeck.training.batches import Example, MicroBatch, micro_batches, plan_steps
+from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
 from limbeck.training.loop import _Loop, train
 from limbeck.training.objective import Objective
+from limbeck.training.own_answers import OwnAnswers
 from limbeck.training.preflight import preflight
 
 FROZEN = ("vision_tower", "projector")
@@ -230,6 +234,38 @@ def test_out_of_memory_cuts_groups_and_keeps_the_step(
     loop = _Loop(make_job("limited"))
     assert step_of(loop) == pytest.approx(whole, rel=1e-5)
     assert loop.counters.micro_batch < 5, "the test's limit does not reach the largest group"
+
+
+def test_the_student_s_own_answers_are_those_to_prompts_apart(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_policy = {"refresh_every": 1, "temperature": 0.0, "max_new_tokens": 6}
+    seen: list[int] = []
+    real = LoadedModel.generate
+
+    def generate(self: LoadedModel, items: Any, **options: Any) -> Any:
+        groups = grouped([i.without_answer() for i in items], self.encoder.image_token_id)
+        seen.append(len(groups) if options["share_prefix"] else len(items))
+        return real(self, items, **options)
+
+    monkeypatch.setattr(LoadedModel, "generate", generate)
+    answers: list[dict[str, str]] = []
+    for share_prefix in (False, True):
+        job = make_job(f"{share_prefix}", share_prefix=share_prefix, on_policy=on_policy)
+        job.examples = [replace(e, target="student") for e in job.examples]
+        with torch.no_grad():
+            for parameter in job.student.model.parameters():
+                if parameter.ndim > 1:
+                    generator = torch.Generator().manual_seed(parameter.numel())
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        encoded = EncodedExamples(job.examples, job.student.encoder, job.data)
+        own = OwnAnswers(job, encoded, [list(range(11))], Accelerator(cpu=True))
+        own.refresh(0, 5)
+        answers.append(own.state())
+        assert len(set(own.state().values())) > 3
+    assert answers[0] == answers[1]
+    assert seen[:3] == [5, 5, 1]
+    assert sum(seen[3:]) == 4, "each picture in one batch, and its beginning once"
 
 
 def test_says_what_is_shared_before_training(make_job: Any) -> None:
