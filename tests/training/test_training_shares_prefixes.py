@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from test_loop import FakeSignals, metrics_of, same, weights_of
 from torch import Tensor
 
+from limbeck import pipeline
 from limbeck.data.packing import grouped
 from limbeck.data.samples import read_samples
 from limbeck.errors import UsageError
@@ -32,6 +33,7 @@ from limbeck.training.loop import _Loop, train
 from limbeck.training.objective import Objective
 from limbeck.training.own_answers import OwnAnswers
 from limbeck.training.preflight import preflight
+from test_pipeline import tiny_recipe
 
 FROZEN = ("vision_tower", "projector")
 QUESTIONS = (3, 1, 2, 5)
@@ -271,6 +273,23 @@ def test_the_student_s_own_answers_are_those_to_prompts_apart(
 def test_says_what_is_shared_before_training(make_job: Any) -> None:
     facts = preflight(make_job())
     assert facts["shared_prefix"].startswith("11 samples on 4 sets of pictures (in the first, ")
+
+
+def test_a_kernel_that_cannot_share_is_refused_in_the_plan(tmp_path: Path) -> None:
+    changes = {"training__share_prefix": True, "student__attention": "flash_attention_2"}
+    with pytest.raises(UsageError, match=r"training\.share_prefix.*sdpa or eager"):
+        pipeline.build_plan(tiny_recipe(tmp_path, **changes))
+    pipeline.build_plan(tiny_recipe(tmp_path, **{**changes, "student__attention": "eager"}))
+
+
+def test_sharing_makes_another_student(tmp_path: Path) -> None:
+    """The order of the samples is another."""
+    plans = [
+        pipeline.build_plan(tiny_recipe(tmp_path, training__share_prefix=share))
+        for share in (False, True)
+    ]
+    students = [{s.stage.fingerprint for s in p.stages if s.stage.kind == "student"} for p in plans]
+    assert not students[0] & students[1]
 
 
 def test_a_student_that_cannot_share_is_refused(
