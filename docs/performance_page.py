@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAMES = ("loss", "cache", "pipeline", "labelling")
+NAMES = ("loss", "cache", "pipeline", "shared_prefix", "labelling")
 
 
 def adopt(folder: Path, kept: Path) -> None:
@@ -21,7 +21,13 @@ def adopt(folder: Path, kept: Path) -> None:
 
 def performance_page(kept: Path) -> str | None:
     """The whole page, or None where no benchmark was kept."""
-    sections = {"loss": _loss, "cache": _cache, "pipeline": _pipeline, "labelling": _labelling}
+    sections = {
+        "loss": _loss,
+        "cache": _cache,
+        "pipeline": _pipeline,
+        "shared_prefix": _shared_prefix,
+        "labelling": _labelling,
+    }
     lines: list[str] = []
     for name, section in sections.items():
         path = kept / f"{name}.json"
@@ -133,6 +139,37 @@ def _goals(goals: list[dict[str, Any]]) -> list[str]:
     for one in goals:
         word = "met" if one["met"] else "**missed**"
         lines.append(f"| {one['goal']} | {one['reached']:.3g} | {one['target']:g} | {word} |")
+    return lines
+
+
+def _shared_prefix(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Several questions on one picture",
+        "",
+        f"`python benchmarks/shared_prefix.py`: {found['questions_a_step']} questions a step or "
+        f"batch, answers of {found['new_tokens']} tokens, {found['threads']} thread(s); each "
+        "question by itself, and with the beginning of its prompt computed once a picture.",
+        "",
+        "| what | questions a picture | seconds apart | shared | × faster (low to high) | result |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in found["parts"].items():
+        for one in rows:
+            ratio, seconds = one["speed_up"], one["seconds"]
+            if "final_loss" in one:
+                losses = one["final_loss"]
+                result = f"loss {losses['apart']:.6f} and {losses['shared']:.6f}"
+            else:
+                result = "equal answers" if one["equal_answers"] else "**answers differ**"
+            cells = (
+                name,
+                str(one["questions"]),
+                f"{seconds['apart']:.3f}",
+                f"{seconds['shared']:.3f}",
+                f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+                result,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

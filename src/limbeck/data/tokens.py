@@ -329,9 +329,13 @@ def collate(items: Sequence[Encoded], *, pad_id: int, side: str) -> Batch:
         for name, tensor_L in item.aligned.items():
             padded_BL = inputs.setdefault(name, torch.zeros(shape, dtype=tensor_L.dtype))
             padded_BL[b, row] = tensor_L
-    for name in dict.fromkeys(name for item in items for name in item.features):
-        inputs[name] = _join([i.features[name] for i in items if name in i.features])
-    return Batch(inputs, targets_BL)
+    return Batch({**inputs, **join_features(items)}, targets_BL)
+
+
+def join_features(items: Sequence[Encoded]) -> dict[str, Tensor]:
+    """The pixel tensors of several samples, as the families' processors make them for a batch."""
+    names = dict.fromkeys(name for item in items for name in item.features)
+    return {name: _join([i.features[name] for i in items if name in i.features]) for name in names}
 
 
 def _join(tensors: list[Tensor]) -> Tensor:

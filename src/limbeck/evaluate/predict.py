@@ -12,7 +12,7 @@ from limbeck.progress import meter
 from limbeck.recipe.sections import Evaluation
 from limbeck.records import Prediction, Sample
 from limbeck.store import write_atomic
-from limbeck.teachers import Answer, Decoding, Request, Teacher, batches_by_length
+from limbeck.teachers import Answer, Decoding, Request, Teacher, batches_by_length, share_prefixes
 
 JOURNAL = "journal.jsonl"
 PREDICTIONS = "predictions.jsonl"
@@ -34,9 +34,11 @@ def predict(
     job = output.name.removesuffix("-partial")
     session = model.open(data, device=device, responses=responses, job=job)
     try:
+        together = settings.share_prefix
+        why_apart = share_prefixes(session, samples) if together else None
         batches = [
             [Request(sample) for sample in batch]
-            for batch in batches_by_length(session, samples, settings.batch_size)
+            for batch in batches_by_length(session, samples, settings.batch_size, together=together)
             if any(sample.id not in done for sample in batch)
         ]
         waiting = sum(map(len, batches))
@@ -55,7 +57,8 @@ def predict(
     lines = [json.dumps(done[sample.id], ensure_ascii=False) for sample in samples]
     write_atomic(output / PREDICTIONS, "".join(line + "\n" for line in lines))
     (output / JOURNAL).unlink(missing_ok=True)
-    return {"predictions": len(lines)}
+    shared = {"shared_prefix": why_apart or "computed once"} if together else {}
+    return {"predictions": len(lines), **shared}
 
 
 def _row(sample: Sample, answer: Answer) -> dict[str, Any]:

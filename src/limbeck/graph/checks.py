@@ -215,6 +215,25 @@ def check_head_gradient(arms: Sequence[Arm]) -> None:
         )
 
 
+def check_shared_prefixes(arms: Sequence[Arm]) -> None:
+    """Refuse shared beginnings in training with a kernel that cannot tell questions apart.
+
+    What else stands against it is known when the model is loaded.
+
+    Raises:
+        UsageError: naming the kernel.
+    """
+    for arm in (arm for arm in arms if arm.trained and arm.recipe.training.share_prefix):
+        if (kernel := arm.recipe.student.attention) not in ("auto", "sdpa", "eager"):
+            raise UsageError(
+                f"needs attention: sdpa or eager, not {kernel}",
+                where="training.share_prefix"
+                if arm.name == "student"
+                else f"arms.{arm.name}.training.share_prefix",
+                mend="change student.attention, or set it to false",
+            )
+
+
 def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
     """On-policy: only a live teacher can score what the student has just written."""
     if not loss.needs_signal:

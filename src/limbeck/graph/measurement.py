@@ -37,7 +37,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
     identity = {
         "model": model.identity,
         "evaluate": settings.model_dump(
-            mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
+            mode="json", include={"split", "limit", "max_new_tokens", "batch_size", "share_prefix"}
         ),
     }
     reads = {"data": graph.data, **model.reads("model")}

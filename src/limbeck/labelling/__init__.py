@@ -39,6 +39,7 @@ from limbeck.teachers import (
     Request,
     Teacher,
     batches_by_length,
+    share_prefixes,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def label(
             if session.vocabulary_rows is not None:
                 session.save_tokenizer(output / TOKENIZER)
             write_json(output / TEACHER, _describe(session, samples))
+        why_apart = share_prefixes(session, samples) if settings.share_prefix else None
         writer = signal_writer(share.folder, key, settings, session)
         can = teacher.capabilities()
         decoding = _decoding(settings, can, confident=confident)
@@ -109,6 +111,8 @@ def label(
         done = share.gather([sample.id for sample in samples], signal_format)
         ordered = [done[sample.id] for sample in samples]
         summary = summarise(ordered, settings)
+        if settings.share_prefix:
+            summary["shared_prefix"] = why_apart or "computed once"
         if usage := session.usage():
             summary["usage"] = usage
         if writer is not None:  # opened again, it also holds what the others wrote
@@ -168,7 +172,9 @@ def _label_share(
     done = share.done(writer.coding.format if writer else None)
     batches = [
         [Request(sample) for sample in batch]
-        for batch in batches_by_length(session, samples, settings.batch_size)
+        for batch in batches_by_length(
+            session, samples, settings.batch_size, together=settings.share_prefix
+        )
     ]
     own = share.of(batches)
     todo = [batch for batch in own if any(request.sample.id not in done for request in batch)]

@@ -121,6 +121,7 @@ class LoadedModel:
         min_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        share_prefix: bool = False,
     ) -> list[Generated]:
         """Answers to the prompts of `items`; see `limbeck.models.generation.generate`."""
         return generate(
@@ -130,6 +131,7 @@ class LoadedModel:
             min_new_tokens=min_new_tokens,
             temperature=temperature,
             seed=seed,
+            share_prefix=share_prefix,
         )
 
     def save(self, folder: Path) -> None:

@@ -17,6 +17,10 @@ MetricField = Annotated[SerializeAsAny[Component], component_field("limbeck.metr
 _METRICS: Any = ("rouge_l", "bleu", "chrf", "cider_d", "exact_match", "token_f1")
 Beta = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SharePrefix = Annotated[
+    bool,
+    Field(description="keep questions on a picture together; run what their prompts share once"),
+]
 PartName = Literal["vision_tower", "projector", "language_model", "head"]
 
 
@@ -249,6 +253,7 @@ class Training(Section):
         description="leave the tokens that together hold less than this share squared of the "
         "logits' squared gradient out of the head's weight gradient, e.g. 0.003; null: exact",
     )
+    share_prefix: SharePrefix = False
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",
@@ -339,6 +344,7 @@ class Labelling(Section):
     temperature: float = Field(default=0.0, ge=0, description="0 decodes greedily")
     seed: Seed = Field(default=0, description="of sampled answers (temperature above 0)")
     batch_size: int = Field(default=8, gt=0, description="samples labelled at once")
+    share_prefix: SharePrefix = False
     workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
     signal: Literal["top_k", "hidden", "live", "none"] = Field(
         default="top_k",
@@ -368,6 +374,7 @@ class Evaluation(Section):
     )
     max_new_tokens: int = Field(default=128, gt=0, description="limit of an answer")
     batch_size: int = Field(default=8, gt=0, description="samples answered at once")
+    share_prefix: SharePrefix = False
     workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
     bootstrap: int = Field(default=1000, ge=100, description="resamples")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")

@@ -7,7 +7,7 @@ looked at offline; `open` loads or connects it and gives an `OpenTeacher`, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from limbeck.errors import TeacherError
+from limbeck.progress import say
 from limbeck.recipe.component import Component
 from limbeck.recipe.few_shot import FewShot
 from limbeck.records import AlignedSignal, Dense, Sample
@@ -143,6 +144,18 @@ class OpenTeacher:
             TeacherError: the teacher cannot "score".
         """
         raise TeacherError("this teacher cannot score an answer that it is given", where="teacher")
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        """From now on, compute once what neighbours on the same pictures have in common.
+
+        Args:
+            samples: of this job; what is shared must be exact, and it is proved on some of them.
+
+        Returns:
+            Why this is not done, and nothing changed; None where it is.
+        """
+        del samples
+        return "what a server computes once is its own affair"
 
     def expected_length(self, sample: Sample) -> int:
         """A cheap estimate of the sample's cost, to batch like with like."""
@@ -281,15 +294,34 @@ class Teacher(Component):
         return {name: value for name, value in fields.items() if value is not None}
 
 
+def share_prefixes(session: OpenTeacher, samples: Sequence[Sample]) -> str | None:
+    """Ask for it, and say if and why it is not done; returns the reason."""
+    reason = session.share_prefixes(samples)
+    if reason is not None:
+        say(f"  every prompt is computed from its beginning: {reason}")
+    return reason
+
+
 def batches_by_length(
-    session: OpenTeacher, samples: Sequence[Sample], size: int
+    session: OpenTeacher, samples: Sequence[Sample], size: int, *, together: bool = False
 ) -> Iterator[list[Sample]]:
     """Fixed batches of samples of similar length, the longest first: memory peaks early.
 
     The batches depend on the samples alone, so a run that goes on after a kill computes the same
     padded shapes and hence the same numbers.
+
+    Args:
+        session: who estimates lengths.
+        samples: what is to be answered.
+        size: of a batch, at most.
+        together: samples on the same pictures are neighbours in one batch, if it holds them.
     """
+    from limbeck.data.packing import pictures_of, whole_groups
+
     lengths = [session.expected_length(sample) for sample in samples]
-    order = sorted(range(len(samples)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), size):
-        yield [samples[i] for i in order[start : start + size]]
+
+    def kind_of(index: int) -> Hashable:
+        return pictures_of(samples[index]) if together else index
+
+    for batch in whole_groups(range(len(samples)), kind_of, lengths, size):
+        yield [samples[i] for i in batch]

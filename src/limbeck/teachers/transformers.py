@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from limbeck.data.tokens import Encoded
     from limbeck.models.load import LoadedModel
 
+PROBE = "one two three"
+"""Any answer, to see what a model makes of it."""
+
 
 class Transformers(Teacher, ModelSection):
     """Any image-text-to-text model of transformers, in full precision, int8 or nf4.
@@ -73,6 +76,7 @@ class _Open(OpenTeacher):
         rows = self.loaded.model.get_output_embeddings().weight.shape[0]
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
         self._prompts: dict[str, tuple[Sample, Encoded]] = {}
+        self._share_prefix = False
 
     def visual_tokens(self, sample: Sample) -> int:
         return self._prompt(sample).visual_tokens
@@ -117,7 +121,7 @@ class _Open(OpenTeacher):
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         import torch
 
-        from limbeck.data.tokens import collate
+        from limbeck.models.shared_prefix import training_batch
         from limbeck.records import IGNORED
 
         encoder = self.loaded.encoder
@@ -127,7 +131,8 @@ class _Open(OpenTeacher):
         ]
         for sample, item in zip(samples, items, strict=True):
             encoder.check_context(item, sample)
-        batch = collate(items, pad_id=encoder.pad_id, side="right").to(self.loaded.device)
+        batch = training_batch(self.loaded, items, share_prefix=self._share_prefix)
+        batch = batch.to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
         device_type = torch.device(self.loaded.device).type
         # Its own precision, also where the student trains in autocast: as the cache would have it.
@@ -144,6 +149,19 @@ class _Open(OpenTeacher):
             )
             for item, own_logits_NV, own_hidden_NH in pieces
         ]
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        from limbeck.data.packing import on_the_same_pictures
+        from limbeck.models.shared_prefix import why_not_continued, why_not_packed
+
+        encoder = self.loaded.encoder
+        some = on_the_same_pictures(samples)
+        if not some:
+            return "no two samples show the same pictures"
+        items = [self._prompt(sample).with_answer(encoder.answer_tokens(PROBE)) for sample in some]
+        reason = why_not_packed(self.loaded, items) or why_not_continued(self.loaded, items)
+        self._share_prefix = reason is None
+        return reason
 
     def linear_head(self) -> Tensor:
         from limbeck.models.head_matrix import head_matrix
@@ -177,6 +195,7 @@ class _Open(OpenTeacher):
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
             seed=decoding.seed,
+            share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CACHE_BYTES = 1 << 30
 """How much encoded data is kept, so that a small data set is prepared only once (by each worker);
 worker processes and this one have equal shares of it."""
+
+
+PutTogether = Callable[[Sequence["Encoded"]], "Batch"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class EncodedExamples:
 
     `answer_tokens[i]` counts the supervised tokens of example i, end of turn included;
     `expected_lengths[i]` estimates its whole length, for batching like with like. Samples that the
-    cache of vision features has are read from there; their pictures are not opened.
+    cache of vision features has are read from there; their pictures are not opened. A micro-batch
+    is what `put_together` makes of its examples, by default padded on the right.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class EncodedExamples:
         encoder: Encoder,
         data: Path,
         vision: VisionCache | None = None,
+        put_together: PutTogether | None = None,
     ) -> None:
         self._examples, self._encoder, self._data = list(examples), encoder, data
+        self._put_together = put_together or self._padded
         self._vision = vision
         self._kept: dict[int, Encoded] = {}
         self._kept_bytes = 0
@@ -99,10 +105,13 @@ class EncodedExamples:
         self.expected_lengths[index] = len(item.answer_ids) + expected_prompt_tokens(example.sample)
 
     def together(self, micro_batch: MicroBatch) -> Collated:
-        """The examples of a micro-batch, padded on the right."""
+        """The examples of a micro-batch."""
         items = [self[index] for index in micro_batch.indices]
         answers = tuple(tuple(item.answer_ids.tolist()) for item in items)
-        return Collated(collate(items, pad_id=self._encoder.pad_id, side="right"), answers)
+        return Collated(self._put_together(items), answers)
+
+    def _padded(self, items: Sequence[Encoded]) -> Batch:
+        return collate(items, pad_id=self._encoder.pad_id, side="right")
 
     def stream(
         self, plan: Iterable[MicroBatch], workers: int, *, pin_memory: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from torch import Tensor
 from limbeck import journal
 from limbeck.data.tokens import Batch
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.models.shared_prefix import training_batch
 from limbeck.progress import meter, say
 from limbeck.records import AnswerSize, TeacherSignal
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
+from limbeck.training.counters import Counters, StepReport
 from limbeck.training.examples import EncodedExamples
 from limbeck.training.feed import Feed
 from limbeck.training.job import Job
@@ -38,29 +40,6 @@ from limbeck.training.vision_cache import cache_vision_features
 METRICS = "metrics.jsonl"
 
 _Loaded = tuple[Batch, TeacherSignal | None]
-
-
-@dataclass
-class _Step:
-    """What a finished step reports."""
-
-    loss: float
-    parts: list[float]
-    gradient_norm: float
-    answer_tokens: int
-    samples: int
-
-
-@dataclass
-class _Counters:
-    """What goes into a checkpoint beside tensors."""
-
-    skipped: int = 0
-    samples: int = 0
-    answer_tokens: int = 0
-    micro_batch: int = 0
-    sums: list[float] = field(default_factory=lambda: [])
-    rows: int = 0
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -99,13 +78,16 @@ class _Loop:
         }
         self.names = loss_names(job.losses)
         self.vision = cache_vision_features(job, self.accelerator)
-        self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data, self.vision)
+        shared = partial(training_batch, job.student, share_prefix=True)
+        together = shared if job.training.share_prefix else None
+        encoder = job.student.encoder
+        self.encoded = EncodedExamples(job.examples, encoder, job.data, self.vision, together)
         self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
         fraction = job.training.on_policy.fraction
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
         self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
-        self.counters = _Counters(micro_batch=job.training.samples_per_micro_batch)
+        self.counters = Counters(micro_batch=job.training.samples_per_micro_batch)
         self.feed = Feed(
             self.encoded,
             self._micro_batches,
@@ -135,7 +117,7 @@ class _Loop:
             for step in range(first, total):
                 self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
-                self._count(report)
+                self.counters.count(report)
                 if self._is_due(step + 1, job.training.log_every):
                     elapsed = seconds_before + time.monotonic() - started
                     row = self._row(step + 1, report, elapsed)
@@ -161,7 +143,7 @@ class _Loop:
 
     # -- one step ---------------------------------------------------------------------------
 
-    def _step_within_memory(self, step: int) -> _Step:
+    def _step_within_memory(self, step: int) -> StepReport:
         """Run a step; when memory runs out, halve the micro-batch and run the same step again."""
         random_state = checkpoint.random_state()
         while True:
@@ -211,7 +193,7 @@ class _Loop:
             total += sums * counted
         return total, divisors
 
-    def _update(self, step: int, sums: Tensor, divisors: list[int]) -> _Step:
+    def _update(self, step: int, sums: Tensor, divisors: list[int]) -> StepReport:
         training = self.job.training
         sums = self.accelerator.reduce(sums, "sum")
         parts = [
@@ -233,7 +215,7 @@ class _Loop:
                 optimizer.step()
         self._zero_gradients()
         tokens = sum(self.encoded.answer_tokens[index] for index in self.steps[step])
-        return _Step(loss, parts, norm, tokens, len(self.steps[step]))
+        return StepReport(loss, parts, norm, tokens, len(self.steps[step]))
 
     def _handle_non_finite(self, step: int, loss: float, norm: float) -> None:
         ids = [self.job.examples[i].sample.id for i in self.steps[step]]
@@ -259,6 +241,7 @@ class _Loop:
             size=self.counters.micro_batch,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
+            share_prefix=self.job.training.share_prefix,
         )
 
     def _divisors(self, step: int) -> list[int]:
@@ -299,7 +282,7 @@ class _Loop:
                 (self.job.output / METRICS).unlink(missing_ok=True)
             return 0
         state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
-        self.counters = _Counters(**state["counters"])
+        self.counters = Counters(**state["counters"])
         self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
             rows = [
@@ -331,20 +314,9 @@ class _Loop:
 
     # -- reporting --------------------------------------------------------------------------
 
-    def _count(self, report: _Step) -> None:
-        self.counters.samples += report.samples
-        self.counters.answer_tokens += report.answer_tokens
-        if not self.counters.sums:
-            self.counters.sums = [0.0] * (1 + len(report.parts))
-        self.counters.sums = [
-            a + b for a, b in zip(self.counters.sums, [report.loss, *report.parts], strict=True)
-        ]
-        self.counters.rows += 1
-
-    def _row(self, step: int, report: _Step, seconds: float) -> dict[str, Any]:
+    def _row(self, step: int, report: StepReport, seconds: float) -> dict[str, Any]:
         """A row of metrics.jsonl: means since the last row."""
-        loss, *parts = [value / self.counters.rows for value in self.counters.sums]
-        self.counters.sums, self.counters.rows = [], 0
+        loss, *parts = self.counters.means()
         return {
             "step": step,
             "loss": loss,

@@ -24,7 +24,7 @@ from limbeck.recipe.sections import (
 )
 from limbeck.records import Sample
 from limbeck.signals import SignalSource
-from limbeck.teachers import OpenTeacher, Teacher
+from limbeck.teachers import OpenTeacher, Teacher, share_prefixes
 from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
 from limbeck.training.job import Job, TeacherFacts
@@ -100,6 +100,8 @@ def train_student(
         if labelling.signal == "live":
             session = teacher.open(data, device=device)
             about = replace(about, live_memory=session.describe_memory())
+            if training.share_prefix:
+                share_prefixes(session, [example.sample for example in examples])
             job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
             sources = [
