@@ -25,9 +25,9 @@ FORMAT_VERSIONS = {
     "labels": 2,
     "student": 1,
     "predictions": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "benchmark": 1,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 

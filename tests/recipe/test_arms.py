@@ -98,5 +98,5 @@ def test_a_wrong_override_of_an_arm_names_the_arm(overrides: dict[str, Any], exp
 
 
 def test_a_name_that_is_no_arm_lists_those_that_are():
-    with pytest.raises(UsageError, match="known arms: teacher, baseline, student, control"):
+    with pytest.raises(UsageError, match="known arms: teacher, baseline, most_frequent, student"):
         arms_of(recipe(), ["nobody"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from limbeck import journal
+from limbeck.data.blank import blanked
 from limbeck.progress import meter
 from limbeck.recipe.sections import Evaluation
 from limbeck.records import Prediction, Sample
@@ -16,6 +18,8 @@ from limbeck.teachers import Teacher, batches_by_length
 
 JOURNAL = "journal.jsonl"
 PREDICTIONS = "predictions.jsonl"
+BLANK = "blank"
+"""Where blanked pictures lie while a model answers."""
 
 
 def predict(
@@ -26,9 +30,15 @@ def predict(
     data: Path,
     settings: Evaluation,
     device: str,
+    blank_pictures: bool = False,
 ) -> dict[str, Any]:
-    """Answer every sample greedily and write `predictions.jsonl` in sample order."""
+    """Answer every sample greedily and write `predictions.jsonl` in sample order.
+
+    With `blank_pictures` the model sees grey of the same size in place of every picture.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    if blank_pictures:
+        samples, data = blanked(samples, output / BLANK), output / BLANK
     done = {row["id"]: row for row in journal.read(output / JOURNAL)}
     session = model.open(data, device=device)
     with meter("answering", len(samples), done=len(done)) as progress:
@@ -55,6 +65,7 @@ def predict(
     lines = [json.dumps(done[sample.id], ensure_ascii=False) for sample in samples]
     write_atomic(output / PREDICTIONS, "".join(line + "\n" for line in lines))
     (output / JOURNAL).unlink(missing_ok=True)
+    shutil.rmtree(output / BLANK, ignore_errors=True)
     return {"predictions": len(lines)}
 
 

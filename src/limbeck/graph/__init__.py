@@ -15,6 +15,7 @@ from limbeck.graph.measurement import (
 )
 from limbeck.graph.models import data_stage, label_stage, model_of, teacher_model
 from limbeck.recipe import Recipe
+from limbeck.recipe.recipe import has_cost
 
 __all__ = ["Graph", "graph_of"]
 
@@ -36,7 +37,9 @@ def graph_of(recipe: Recipe) -> Graph:
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (wanted is None or arm.name in wanted) and is_first_seed(arm, graph.arms)
+        if has_cost(arm.name)
+        and (wanted is None or arm.name in wanted)
+        and is_first_seed(arm, graph.arms)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

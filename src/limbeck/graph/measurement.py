@@ -11,6 +11,7 @@ from limbeck.errors import UsageError
 from limbeck.graph.core import Graph
 from limbeck.graph.models import teacher_identity
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import MOST_FREQUENT
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import ModelOf, Stage
 from limbeck.store import Store
@@ -32,6 +33,8 @@ def answering(graph: Graph, model: ModelOf | None, inputs: Inputs) -> Teacher:
 def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
     """Let one model answer the evaluation samples."""
     settings = graph.recipe.evaluate
+    if arm.name == MOST_FREQUENT:
+        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
@@ -43,6 +46,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
             data=inputs["data"],
             settings=settings,
             device=graph.device,
+            blank_pictures=arm.blanked,
         )
 
     identity = {
@@ -51,8 +55,30 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
             mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
         ),
     }
+    if arm.blanked:
+        identity["blank_pictures"] = True
     reads = {"data": graph.data, **(model.reads("model") if model else {})}
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
+
+
+def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
+    """The floor that no model is needed for."""
+    settings, split = graph.recipe.evaluate, graph.recipe.label.split
+
+    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
+        from limbeck.evaluate.most_frequent import most_frequent
+
+        return most_frequent(
+            output,
+            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            known=read_samples(inputs["data"], split),
+        )
+
+    identity = {
+        "answers_of": split,
+        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
+    }
+    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
 
 
 def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:

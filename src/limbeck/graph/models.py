@@ -11,6 +11,7 @@ from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
 from limbeck.losses import Loss
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import MOST_FREQUENT
 from limbeck.recipe.sections import ModelSection, Training
 from limbeck.stages import Command, ModelOf, Stage
 from limbeck.teachers import Teacher
@@ -157,9 +158,15 @@ def label_stage(graph: Graph, teacher: ModelOf | None) -> Stage:
 
 
 def model_of(graph: Graph, arm: Arm, teacher: ModelOf | None, labels: Stage) -> ModelOf | None:
-    """The model of an arm: the teacher, the student before training, or a trained student."""
+    """The model of an arm: the teacher, the student before training, or a trained student.
+
+    A blanked arm has the model of the arm that it blanks; the most frequent answer has none.
+    """
+    arm = arm.sighted
     if arm.name == "teacher":
         return teacher
+    if arm.name == MOST_FREQUENT:
+        return None
     title = f"student before training, seed {arm.seed}"
     initial = initial_model(graph, arm.recipe.student, arm.seed or 0, title, "train")
     return initial if not arm.trained else student(graph, arm, initial, teacher, labels)

@@ -31,6 +31,7 @@ from limbeck.report.plots import (
     histogram,
     scatter,
 )
+from limbeck.report.score_tables import others_of
 from limbeck.report.table import Results
 from limbeck.report.verdict import arm_scores, difference, outcome
 
@@ -109,7 +110,7 @@ def difference_plot(results: Results) -> Markup | None:
         return None
     colour = colours(arm["arm"] for arm in scores["arms"])
     bars = []
-    for arm in (a["arm"] for a in scores["arms"] if a["arm"] != "student"):
+    for arm in others_of(scores):
         found = difference(scores, metric["kind"], "student", arm)
         if found is None or None in (found["mean"], found["low"], found["high"]):
             continue
