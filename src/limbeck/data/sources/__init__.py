@@ -34,7 +34,8 @@ class Row:
     """One row as a source found it, before images are opened and messages normalised.
 
     `where` locates it for error messages (`file.jsonl:17`). `messages` is anything that
-    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs.
+    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs, and
+    so are `videos` (or folders), of which `frames` frames each become pictures.
     `split` is the source's own name for it. `error` is set where the source could not even read
     the row.
     """
@@ -43,6 +44,8 @@ class Row:
     where: str
     messages: Any = None
     images: list[Any] = field(default_factory=lambda: [])
+    videos: list[Any] = field(default_factory=lambda: [])
+    frames: int = 8
     references: Any = field(default_factory=lambda: [])
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: {})
