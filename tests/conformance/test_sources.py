@@ -174,6 +174,33 @@ def synthetic(folder: Path) -> dict:
     return {"train": 12, "validation": 3, "test": 5}
 
 
+def ego_qa(folder: Path) -> dict:
+    """The files of QaEgo4D, the one of the layouts with splits for training; clips as frames."""
+    for split, numbers in (("train", (0, 1)), ("val", (2,)), ("test", (3,))):
+        questions = []
+        for number in numbers:
+            clip = folder / "videos" / f"clip-{number}"
+            clip.mkdir(parents=True)
+            for frame in range(3):
+                (clip / f"{frame}.png").write_bytes(png(10 * number + frame))
+            questions.append(
+                {
+                    "video_id": f"clip-{number}",
+                    "sample_id": f"annotation_{number}",
+                    "question": "Where did I leave my keys?",
+                    "answer": "on the table",
+                    "moment_start_frame": 42,
+                    "moment_end_frame": 53,
+                }
+            )
+        (folder / f"annotations.{split}.json").write_text(json.dumps(questions))
+    return {"layout": "qaego4d", "path": str(folder), "frames": 2}
+
+
+def change_ego_qa(folder: Path) -> None:
+    (folder / "videos" / "clip-1" / "2.png").write_bytes(png(99))
+
+
 EXAMPLES = {
     "jsonl": (jsonl, change_jsonl),
     "parquet": (parquet, change_parquet),
@@ -182,6 +209,7 @@ EXAMPLES = {
     "folder": (folder_of_pictures, change_folder),
     "screens": (synthetic, None),
     "egocentric": (synthetic, None),
+    "ego_qa": (ego_qa, change_ego_qa),
 }
 
 

@@ -35,7 +35,7 @@ def floors(scores: Mapping[str, Any], metric: Mapping[str, Any] | None) -> list[
 
 
 def floor_warnings(rows: list[dict[str, Any]]) -> list[str]:
-    """The floors that an arm does not beat; the baseline, which knows nothing, is not expected to."""
+    """The floors that an arm does not beat; of the baseline, which knows nothing, none is said."""
     return [
         row["sentence"] for row in rows if row["outcome"] != "better" and row["arm"] != "baseline"
     ]

@@ -141,6 +141,11 @@ def file_stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+def media_stamp(path: Path) -> Any:
+    """Of a picture, a video, or a folder of frames."""
+    return folder_stamp(path) if path.is_dir() else file_stamp(path)
+
+
 def folder_stamp(folder: Path) -> str:
     """A hash over names, sizes and times of all files below a folder, hidden ones apart.
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from limbeck.data.locate import locate_image
 from limbeck.data.messages import normalise
-from limbeck.data.sources import SPLIT_NAMES, Row, file_stamp, folder_stamp
+from limbeck.data.sources import SPLIT_NAMES, Row, media_stamp
 from limbeck.data.sources.columns import ColumnSource
 from limbeck.errors import DataError
 from limbeck.store import file_sha256, fingerprint
@@ -78,7 +78,7 @@ class FileSource(ColumnSource):
                         frames_of=lambda video: [video],
                     )
                     found = [locate_image(image, roots, where=row.where) for image in images]
-                    stamps += [_stamp(path) for path in found if isinstance(path, Path)]
+                    stamps += [media_stamp(path) for path in found if isinstance(path, Path)]
             except DataError:
                 continue  # the data stage quarantines it, whatever its pictures are
         return fingerprint(stamps)
@@ -95,11 +95,6 @@ class FileSource(ColumnSource):
         if not found:
             raise DataError("no such file", where=pattern, mend="see data.path in the recipe")
         return found
-
-
-def _stamp(path: Path) -> Any:
-    """Of a picture, a video, or a folder of frames."""
-    return folder_stamp(path) if path.is_dir() else file_stamp(path)
 
 
 def split_in_name(path: Path, base: Path) -> str | None:
