@@ -19,7 +19,7 @@ Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
 COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
 
 FORMAT_VERSIONS = {
-    "data": 1,
+    "data": 2,
     "models": 1,
     "teacher": 1,
     "labels": 2,

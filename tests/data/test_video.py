@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ def test_spread_frames_are_ascending_and_as_many_as_asked(total: int, count: int
     assert len(set(numbers)) == count
     assert numbers == sorted(numbers)
     assert (numbers[0], numbers[-1]) == (0, total - 1)
-    gaps = [b - a for a, b in zip(numbers, numbers[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(numbers)]
     assert max(gaps) - min(gaps) <= 1
 
 
@@ -115,7 +117,7 @@ def test_a_film_is_turned_as_the_phone_was_held(tmp_path: Path):
 
 
 def test_a_film_without_pyav_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UsageError, match=r"PyAV.*limbeck\[video\]"):
         sample_frames(b"\0\0\0\x20ftypisom" + bytes(40), 2, roots=[], where="x")
 

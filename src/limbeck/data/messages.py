@@ -3,7 +3,7 @@
 Accepted, and mixed as found: `<image>` placeholders in plain strings; typed parts with the picture
 inside (`{"type": "image", "image": path}`, `{"type": "image_url", "image_url": {"url": ...}}`) or
 taken from the row's list of images (`{"type": "image"}`); ShareGPT's `from`/`value` turns. Videos
-are named in the same ways (`<video>`, `{"type": "video"}`), and each becomes its frames, as pictures.
+are named in the same ways (`<video>`, `{"type": "video"}`), and each becomes pictures, its frames.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Layouts, each as its own repository states it (all read in November 2026):
   ["1.jpg"], "question", "answer"}`, and the pictures in `images/` beside it.
   https://github.com/AdaCheng/EgoThink/blob/main/EgoThink/EgoThink.py
 - `egoschema`: `questions.json`, a list of `{"q_uid", "question", "option 0" ... "option 4"}`;
-  `subset_answers.json`, `{q_uid: 0..4}` for the part whose answers are public; `videos/<q_uid>.mp4`.
+  `subset_answers.json`, `{q_uid: 0..4}`, has the answers that are public; `videos/<q_uid>.mp4`.
   https://github.com/egoschema/EgoSchema (README.md, download_multiproc.py)
 - `egotempo`: `egotempo_openQA.json`, `{"annotations": [{"question_id", "clip_id",
   "question_type", "question", "answer"}]}`; clips of Ego4D, cut by the user.

@@ -229,10 +229,14 @@ class _Dealer:
 def _questions(scene: Scene, asked: list[Thing], order: str) -> Iterator[Question]:
     named, placed, painted = asked
     yield Question("object recognition", f"What is on the {PLACES[named.column]}?", named.kind)
-    yield Question("spatial reasoning", f"Where is the {placed.kind}?", PLACES[placed.column])
+    yield Question(
+        "spatial reasoning", f"Where is the {placed.colour} thing?", PLACES[placed.column]
+    )
     yield Question("action understanding", "What am I doing?", scene.actions[-1])
     before = scene.actions[ORDERS.index(order)]
     yield Question("temporal", f"What did I do {order}?", before, both_frames=True)
     yield Question("counting", "How many things are there?", NUMBERS[len(scene.things) - 1])
-    yield Question("attributes", f"What colour is the {painted.kind}?", painted.colour)
+    yield Question(
+        "attributes", f"What colour is the thing on the {PLACES[painted.column]}?", painted.colour
+    )
     yield Question("environment", "Where am I?", scene.environment)

@@ -113,6 +113,7 @@ def draw_scene(
     upper.box(0, 0, COLUMNS * UNITS, UNITS, fill=wall, edge=None)
     upper.box(0, UNITS, COLUMNS * UNITS, ROWS * UNITS, fill=ground, edge=None)
     paint(upper)
+    _table(Pen(draw, 0, cell_pixels, scale), _darker(ground), ground)
     for thing in things:
         left = (thing.column * UNITS + shift[0]) * scale
         pen = Pen(draw, left, (UNITS + shift[1]) * scale, scale)
@@ -134,6 +135,13 @@ def any_skin(stream: random.Random) -> Colour:
 def _darker(colour: Colour) -> Colour:
     red, green, blue = colour
     return (red * 7 // 8, green * 7 // 8, blue * 7 // 8)
+
+
+def _table(pen: Pen, floor: Colour, top: Colour) -> None:
+    """Its slanting sides and the runner in its middle tell the four places apart."""
+    pen.box(0, 0, COLUMNS * UNITS, UNITS - 1, fill=floor, edge=None)
+    pen.shape(8, 1, 120, 1, 127, 31, 0, 31, fill=top, edge=WOOD)
+    pen.shape(59, 2, 69, 2, 70, 31, 58, 31, fill=floor, edge=WOOD)
 
 
 def _hands(pen: Pen, skin: Colour) -> None:
