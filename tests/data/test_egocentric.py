@@ -1,4 +1,4 @@
-"""The synthetic first-person scenes: held out by combination, balanced, the answer in the pixels."""
+"""The synthetic first-person scenes: held out by combination, balanced, answers in the pixels."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ from PIL import Image, ImageChops
 
 from limbeck.data.prepare import prepare
 from limbeck.data.sources import Row
-from limbeck.data.sources.egocentric import ANSWERS, NUMBERS, PLACES, Egocentric
+from limbeck.data.sources.egocentric import ANSWERS, DESCRIPTION, NUMBERS, PLACES, Egocentric
 from limbeck.data.sources.scenes import (
     ACTIONS,
     COLOURS,
@@ -36,7 +37,9 @@ CHANCE = {kind: 1 / len(answers) for kind, answers in ANSWERS.items()}
 
 
 def rows(**options: int) -> list[Row]:
-    return list(Egocentric(**{"train": 60, "validation": 4, "test": 20, **options}).rows())
+    """Questions alone, without descriptions."""
+    options = {"train": 60, "validation": 4, "test": 20, "descriptions": False, **options}
+    return list(Egocentric(**options).rows())
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +174,7 @@ def test_the_question_s_words_say_nothing_about_the_answer(many: list[Row]) -> N
 
 
 def test_the_chance_of_guessing_is_in_the_statistics(tmp_path: Path) -> None:
-    prepare(Egocentric(train=120, validation=0, test=60), tmp_path)
+    prepare(Egocentric(train=120, validation=0, test=60, descriptions=False), tmp_path)
     shares = json.loads((tmp_path / "statistics.json").read_text())
     shares = shares["most_frequent_answer_share"]
     assert set(shares) == {"train", "test"}
@@ -252,8 +255,28 @@ def test_larger_pictures_show_the_same(cell_pixels: int) -> None:
     assert [row.references for row in made] == [row.references for row in rows(train=5)]
 
 
+def test_training_scenes_are_described_frame_by_frame() -> None:
+    made = rows(train=30, descriptions=True)
+    assert {row.split for row in made if kind_of(row) == DESCRIPTION} == {"train"}
+    plain = [row for row in made if kind_of(row) != DESCRIPTION]
+    assert plain == rows(train=30)
+    for start in range(0, 30 * 9, 9):
+        own = {kind_of(row): row.references[0] for row in made[start : start + 7]}
+        first, last = made[start + 7 : start + 9]
+        assert [*first.images, *last.images] == made[start + 3].images
+        text = last.references[0]
+        assert text.startswith(f"I am {own['action understanding']} in the {own['environment']}, ")
+        assert text.count(" a ") == NUMBERS.index(own["counting"]) + 1
+        place = question_of(made[start]).removeprefix("What is ").removesuffix("?")
+        assert re.search(rf"{place} a \w+ {own['object recognition']}\b", text)
+        assert re.search(rf"on the {own['spatial reasoning']} a \w+ \w+", text)
+        assert first.references[0].partition(" in ")[2] == text.partition(" in ")[2]
+
+
 def test_the_prompt_surrounds_the_question() -> None:
-    source = Egocentric(train=1, validation=0, test=0, prompt="{question} One word.")
+    source = Egocentric(
+        train=1, validation=0, test=0, descriptions=False, prompt="{question} One word."
+    )
     assert [question_of(row) for row in source.rows()][-1] == "Where am I? One word."
 
 

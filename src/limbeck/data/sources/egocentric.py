@@ -9,6 +9,9 @@ says, so that guessing without the pictures is right as often as one in so many 
 Held-out scenes are combinations that training never shows: a hash of the combination decides which
 split it belongs to, so the splits cannot meet whatever their sizes, and a larger training set only
 adds to a smaller one.
+
+Training scenes are also described, frame by frame: an answer of one word teaches a small model next to
+nothing about where what is, and a description names all of it.
 """
 
 from __future__ import annotations
@@ -50,6 +53,9 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 }
 """Question type -> its possible answers, each right equally often."""
 
+DESCRIPTION = "description"
+"""What training rows that describe a frame have in place of a question type."""
+
 SHARES = {"validation": range(0, 2), "test": range(2, 4), "train": range(4, 16)}
 """Which sixteenths of all combinations each split draws from."""
 
@@ -57,12 +63,12 @@ Card = TypeVar("Card")
 
 
 class Question(NamedTuple):
-    """What is asked about a scene, and whether both frames are shown."""
+    """What is asked about a scene, and which of its frames are shown."""
 
     kind: str
     text: str
     answer: str
-    both_frames: bool = False
+    frames: tuple[int, ...] = (1,)
 
 
 class Scene(NamedTuple):
@@ -115,6 +121,9 @@ class Egocentric(Source):
     validation: int = Field(20, ge=0, description="scenes")
     test: int = Field(80, ge=0, description="scenes")
     seed: int = Field(0, ge=0)
+    descriptions: bool = Field(
+        True, description="training scenes have two rows more, which describe a frame each"
+    )
     cell_pixels: int = Field(
         UNITS, ge=UNITS, le=256, multiple_of=16, description="a frame is four by three cells"
     )
@@ -137,7 +146,7 @@ class Egocentric(Source):
         return self
 
     def rows(self) -> Iterator[Row]:
-        """Train, validation and test scenes, seven rows after one another for each."""
+        """Train, validation and test scenes, all rows of one after another."""
         for split in ("train", "validation", "test"):
             dealer = _Dealer(random.Random(f"limbeck egocentric {VERSION} {self.seed} {split}"))
             seen: set[Scene] = set()
@@ -145,6 +154,8 @@ class Egocentric(Source):
                 scene, questions = dealer.deal(split, seen)
                 seen.add(scene)
                 frames = self._frames(scene, dealer.stream)
+                if split == "train" and self.descriptions:
+                    questions += _descriptions(scene)
                 for question in questions:
                     yield self._row(scene, question, frames, split, len(seen))
 
@@ -170,9 +181,10 @@ class Egocentric(Source):
         self, scene: Scene, question: Question, frames: list[bytes], split: str, number: int
     ) -> Row:
         assert scene.split() == split, "a held-out scene would be trained on"
-        shown = frames if question.both_frames else frames[-1:]
+        shown = [frames[number] for number in question.frames]
         text = self.prompt.replace("{question}", question.text)
         parts = [*({"type": "image"} for _ in shown), {"type": "text", "text": text}]
+        kind = DESCRIPTION if question.kind.startswith(DESCRIPTION) else question.kind
         return Row(
             id=f"{split}-{number:06d}-{question.kind.replace(' ', '-')}",
             where=f"egocentric:{split}:{number}",
@@ -181,7 +193,7 @@ class Egocentric(Source):
             references=[question.answer],
             split=split,
             metadata={
-                "question_type": question.kind,
+                "question_type": kind,
                 "environment": scene.environment,
                 "scene": f"{split}-{number:06d}",
             },
@@ -234,9 +246,19 @@ def _questions(scene: Scene, asked: list[Thing], order: str) -> Iterator[Questio
     )
     yield Question("action understanding", "What am I doing?", scene.actions[-1])
     before = scene.actions[ORDERS.index(order)]
-    yield Question("temporal", f"What did I do {order}?", before, both_frames=True)
+    yield Question("temporal", f"What did I do {order}?", before, frames=(0, 1))
     yield Question("counting", "How many things are there?", NUMBERS[len(scene.things) - 1])
     yield Question(
         "attributes", f"What colour is the thing on the {PLACES[painted.column]}?", painted.colour
     )
     yield Question("environment", "Where am I?", scene.environment)
+
+
+def _descriptions(scene: Scene) -> Iterator[Question]:
+    things = ", ".join(
+        f"on the {PLACES[thing.column]} a {thing.colour} {thing.kind}" for thing in scene.things
+    )
+    for number, action in enumerate(scene.actions):
+        text = f"I am {action} in the {scene.environment}, {things}."
+        asked = f"{DESCRIPTION} of frame {number + 1}"
+        yield Question(asked, "What do you see?", text, frames=(number,))
