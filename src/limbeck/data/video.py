@@ -9,6 +9,7 @@ refers to outside itself is never opened.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def sample_frames(
         DataError: missing, empty, broken, too large, or no video.
         UsageError: PyAV is needed and not installed.
     """
-    if isinstance(source, Path) and source.is_dir():
+    if isinstance(source, Path) and os.path.isdir(source):  # which no odd name makes raise
         return _of_folder(source, count, roots, where)
     head = _head(source, where)
     if kind := _film_kind(head):
@@ -108,7 +109,7 @@ def _head(source: Path | bytes, where: str) -> bytes:
         if source.is_file():
             with source.open("rb") as stream:
                 return stream.read(HEAD_BYTES)
-    except OSError:
+    except (OSError, ValueError):
         pass
     return read_image(source, where=where)[:HEAD_BYTES]  # which says what is wrong with it
 
@@ -152,6 +153,8 @@ def _decoded(stream: BinaryIO, kind: str, count: int, where: str) -> list[Frame]
         if not film.streams.video:
             raise DataError("film has no pictures", where=where)
         video: Any = film.streams.video[0]
+        if video.codec_context is None:
+            raise DataError("film has pictures in a coding that PyAV does not know", where=where)
         check_size(video.width, video.height, where=where)
         step = float(1 / (video.average_rate or video.guessed_rate or 25))
         ticks = video.duration * video.time_base if video.duration else None

@@ -87,9 +87,9 @@ def _facts(metric: Mapping[str, Any], arm: str, floor: str, values: list[float])
 
 def _meaning(arm: str, floor: str, judged: str) -> str:
     if floor == MOST_FREQUENT:
-        better, rest = f"the {arm} beats it", "which is not beaten"
+        better, rest = f"the {arm} beats it", f"the {arm} does not beat it"
         if arm == "teacher":
-            rest += ", so that the teacher is not worth distilling"
+            rest += " and is not worth distilling"
     else:
         better, rest = "it looks at the pictures", "nothing shows that it looks at the pictures"
     return better if judged == "better" else rest

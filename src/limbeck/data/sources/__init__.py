@@ -6,6 +6,7 @@ the data stage's work, by the options that every source has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,7 +144,7 @@ def file_stamp(path: Path) -> list[int] | None:
 
 def media_stamp(path: Path) -> Any:
     """Of a picture, a video, or a folder of frames."""
-    return folder_stamp(path) if path.is_dir() else file_stamp(path)
+    return folder_stamp(path) if os.path.isdir(path) else file_stamp(path)
 
 
 def folder_stamp(folder: Path) -> str:

@@ -10,8 +10,8 @@ Held-out scenes are combinations that training never shows: a hash of the combin
 split it belongs to, so the splits cannot meet whatever their sizes, and a larger training set only
 adds to a smaller one.
 
-Training scenes are also described, frame by frame: an answer of one word teaches a small model next to
-nothing about where what is, and a description names all of it.
+Training scenes are also described, frame by frame: an answer of one word teaches a small model next
+to nothing about what is where, and a description names all of it.
 """
 
 from __future__ import annotations
