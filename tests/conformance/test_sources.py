@@ -174,6 +174,10 @@ def synthetic(folder: Path) -> dict:
     return {"train": 12, "validation": 3, "test": 5}
 
 
+def first_person(folder: Path) -> dict:
+    return {"train": 4, "described": 2, "validation": 1, "test": 2}
+
+
 def ego_qa(folder: Path) -> dict:
     """The files of QaEgo4D, the one of the layouts with splits for training; clips as frames."""
     for split, numbers in (("train", (0, 1)), ("val", (2,)), ("test", (3,))):
@@ -208,7 +212,7 @@ EXAMPLES = {
     "screen2words": (screen2words, change_card),
     "folder": (folder_of_pictures, change_folder),
     "screens": (synthetic, None),
-    "egocentric": (synthetic, None),
+    "egocentric": (first_person, None),
     "ego_qa": (ego_qa, change_ego_qa),
 }
 

@@ -38,7 +38,7 @@ CHANCE = {kind: 1 / len(answers) for kind, answers in ANSWERS.items()}
 
 def rows(**options: int) -> list[Row]:
     """Questions alone, without descriptions."""
-    options = {"train": 60, "validation": 4, "test": 20, "descriptions": False, **options}
+    options = {"train": 60, "validation": 4, "test": 20, "described": 0, **options}
     return list(Egocentric(**options).rows())
 
 
@@ -174,7 +174,7 @@ def test_the_question_s_words_say_nothing_about_the_answer(many: list[Row]) -> N
 
 
 def test_the_chance_of_guessing_is_in_the_statistics(tmp_path: Path) -> None:
-    prepare(Egocentric(train=120, validation=0, test=60, descriptions=False), tmp_path)
+    prepare(Egocentric(train=120, validation=0, test=60, described=0), tmp_path)
     shares = json.loads((tmp_path / "statistics.json").read_text())
     shares = shares["most_frequent_answer_share"]
     assert set(shares) == {"train", "test"}
@@ -255,28 +255,44 @@ def test_larger_pictures_show_the_same(cell_pixels: int) -> None:
     assert [row.references for row in made] == [row.references for row in rows(train=5)]
 
 
-def test_training_scenes_are_described_frame_by_frame() -> None:
-    made = rows(train=30, descriptions=True)
-    assert {row.split for row in made if kind_of(row) == DESCRIPTION} == {"train"}
+def test_more_training_scenes_are_described_frame_by_frame() -> None:
+    made = rows(train=30, described=40)
     plain = [row for row in made if kind_of(row) != DESCRIPTION]
+    described = [row for row in made if kind_of(row) == DESCRIPTION]
     assert plain == rows(train=30)
-    for start in range(0, 30 * 9, 9):
-        own = {kind_of(row): row.references[0] for row in made[start : start + 7]}
-        first, last = made[start + 7 : start + 9]
-        assert [*first.images, *last.images] == made[start + 3].images
-        text = last.references[0]
-        assert text.startswith(f"I am {own['action understanding']} in the {own['environment']}, ")
-        assert text.count(" a ") == NUMBERS.index(own["counting"]) + 1
-        place = question_of(made[start]).removeprefix("What is ").removesuffix("?")
-        assert re.search(rf"{place} a \w+ {own['object recognition']}\b", text)
-        assert re.search(rf"on the {own['spatial reasoning']} a \w+ \w+", text)
-        assert first.references[0].partition(" in ")[2] == text.partition(" in ")[2]
+    assert {row.split for row in described} == {"train"}
+    assert not {row.metadata["scene"] for row in plain} & {
+        row.metadata["scene"] for row in described
+    }
+    assert len(described) == 80
+    for first, last in zip(described[::2], described[1::2], strict=True):
+        match = re.fullmatch(r"(\w+) in the (\w+): (.+)\.", last.references[0])
+        assert match
+        assert match[2] == last.metadata["environment"]
+        assert first.images != last.images
+        assert first.references[0].partition(" in ")[2] == last.references[0].partition(" in ")[2]
+        things = [
+            Thing(words[-1], words[-2], PLACES.index(" ".join(words[:-2])))
+            for words in map(str.split, match[3].split(", "))
+        ]
+        expected = {
+            draw_scene(
+                environment=match[2],
+                things=tuple(things),
+                action=match[1],
+                skin=skin,
+                shift=(x, y),
+                cell_pixels=UNITS,
+            )
+            for skin in SKINS
+            for x in (-1, 0, 1)
+            for y in (-1, 0, 1)
+        }
+        assert last.images[0] in expected
 
 
 def test_the_prompt_surrounds_the_question() -> None:
-    source = Egocentric(
-        train=1, validation=0, test=0, descriptions=False, prompt="{question} One word."
-    )
+    source = Egocentric(train=1, validation=0, test=0, described=0, prompt="{question} One word.")
     assert [question_of(row) for row in source.rows()][-1] == "Where am I? One word."
 
 

@@ -129,7 +129,7 @@ def group_tables(results: Results) -> list[Table]:
     scores, headline = results["evaluation"], results["headline"]
     names = {metric["kind"]: metric["name"] for metric in scores["metrics"]}
     tables: list[Table] = []
-    for key in scores.get("groups") or {}:
+    for key in sorted(scores.get("groups") or {}, key=lambda name: name != "question_type"):
         kinds = [headline]
         if key == "question_type" and "exact_match" in names and headline != "exact_match":
             kinds.append("exact_match")

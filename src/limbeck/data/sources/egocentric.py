@@ -10,8 +10,8 @@ Held-out scenes are combinations that training never shows: a hash of the combin
 split it belongs to, so the splits cannot meet whatever their sizes, and a larger training set only
 adds to a smaller one.
 
-Training scenes are also described, frame by frame: an answer of one word teaches a small model next
-to nothing about what is where, and a description names all of it.
+More training scenes are described, frame by frame, and not asked about: an answer of one word
+teaches a small model next to nothing about what is where, and a description names all of it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ANSWERS: dict[str, tuple[str, ...]] = {
 """Question type -> its possible answers, each right equally often."""
 
 DESCRIPTION = "description"
-"""What training rows that describe a frame have in place of a question type."""
+"""What rows that describe a frame have in place of a question type."""
 
 SHARES = {"validation": range(0, 2), "test": range(2, 4), "train": range(4, 16)}
 """Which sixteenths of all combinations each split draws from."""
@@ -121,8 +121,10 @@ class Egocentric(Source):
     validation: int = Field(20, ge=0, description="scenes")
     test: int = Field(80, ge=0, description="scenes")
     seed: int = Field(0, ge=0)
-    descriptions: bool = Field(
-        True, description="training scenes have two rows more, which describe a frame each"
+    described: int = Field(
+        1200,
+        ge=0,
+        description="more training scenes, whose two frames are described, not asked about",
     )
     cell_pixels: int = Field(
         UNITS, ge=UNITS, le=256, multiple_of=16, description="a frame is four by three cells"
@@ -141,21 +143,26 @@ class Egocentric(Source):
         pool *= COLUMNS * len(THINGS) * len(COLOURS)
         # Those with one thing are the fewest, and a quarter of all; half of them are left undrawn.
         for split, share in SHARES.items():
-            if getattr(self, split) // 4 > pool * len(share) // 16 // 2:
+            wanted = getattr(self, split) + (self.described if split == "train" else 0)
+            if wanted // 4 > pool * len(share) // 16 // 2:
                 raise ValueError(f"{split} asks for more scenes than there are combinations")
         return self
 
     def rows(self) -> Iterator[Row]:
         """Train, validation and test scenes, all rows of one after another."""
-        for split in ("train", "validation", "test"):
+        for split, asked, described in (
+            ("train", self.train, self.described),
+            ("validation", self.validation, 0),
+            ("test", self.test, 0),
+        ):
             dealer = _Dealer(random.Random(f"limbeck egocentric {VERSION} {self.seed} {split}"))
             seen: set[Scene] = set()
-            while len(seen) < getattr(self, split):
+            while len(seen) < asked + described:
                 scene, questions = dealer.deal(split, seen)
                 seen.add(scene)
                 frames = self._frames(scene, dealer.stream)
-                if split == "train" and self.descriptions:
-                    questions += _descriptions(scene)
+                if len(seen) > asked:
+                    questions = list(_descriptions(scene))
                 for question in questions:
                     yield self._row(scene, question, frames, split, len(seen))
 
@@ -255,10 +262,8 @@ def _questions(scene: Scene, asked: list[Thing], order: str) -> Iterator[Questio
 
 
 def _descriptions(scene: Scene) -> Iterator[Question]:
-    things = ", ".join(
-        f"on the {PLACES[thing.column]} a {thing.colour} {thing.kind}" for thing in scene.things
-    )
+    things = [f"{PLACES[thing.column]} {thing.colour} {thing.kind}" for thing in scene.things]
     for number, action in enumerate(scene.actions):
-        text = f"I am {action} in the {scene.environment}, {things}."
-        asked = f"{DESCRIPTION} of frame {number + 1}"
-        yield Question(asked, "What do you see?", text, frames=(number,))
+        text = f"{action} in the {scene.environment}: {', '.join(things)}."
+        kind = f"{DESCRIPTION} of frame {number + 1}"
+        yield Question(kind, "What do you see?", text, frames=(number,))
