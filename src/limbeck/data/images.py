@@ -47,6 +47,9 @@ SUFFIXES = {
 }
 """Formats that are opened. Others of Pillow's run outside programs or are no pictures."""
 
+FILE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
+"""What picture files are called."""
+
 _DISGUISES = (
     (b"<svg", "is an SVG drawing", "render it to PNG"),
     (b"<!doctype html", "is an HTML page", "download the picture itself"),

@@ -16,7 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from limbeck.data.images import SUFFIXES, animation_frames, check_size, encoded, read_image
+from limbeck.data.images import (
+    FILE_SUFFIXES,
+    animation_frames,
+    check_size,
+    encoded,
+    read_image,
+)
 from limbeck.data.locate import locate_image
 from limbeck.errors import DataError, UsageError
 
@@ -28,7 +34,6 @@ MAX_FILM_BYTES = 4 * 2**30
 MAX_DECODED_FRAMES = 3_000
 """Between a film's key frame and the frame that is wanted."""
 
-PICTURES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
 HEAD_BYTES = 16
 
 
@@ -80,7 +85,7 @@ def spread(total: int, count: int) -> list[int]:
 
 def _of_folder(folder: Path, count: int, roots: Sequence[Path], where: str) -> list[Frame]:
     try:
-        names = [path.name for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+        names = [path.name for path in folder.iterdir() if path.suffix.lower() in FILE_SUFFIXES]
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"cannot read folder {folder.name!r} ({reason})", where=where) from error

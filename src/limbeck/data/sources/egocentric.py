@@ -255,9 +255,7 @@ def _questions(scene: Scene, asked: list[Thing], order: str) -> Iterator[Questio
     before = scene.actions[ORDERS.index(order)]
     yield Question("temporal", f"What did I do {order}?", before, frames=(0, 1))
     yield Question("counting", "How many things are there?", NUMBERS[len(scene.things) - 1])
-    yield Question(
-        "attributes", f"What colour is the thing on the {PLACES[painted.column]}?", painted.colour
-    )
+    yield Question("attributes", f"What colour is on the {PLACES[painted.column]}?", painted.colour)
     yield Question("environment", "Where am I?", scene.environment)
 
 
