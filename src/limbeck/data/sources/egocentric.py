@@ -6,9 +6,9 @@ type; the temporal one shows both frames, the others the last. Answers are singl
 closed lists. Every answer of a type is right equally often and independently of what the question
 says, so that guessing without the pictures is right as often as one in so many answers.
 
-Held-out scenes are combinations that training never shows: a hash of the combination decides which
-split it belongs to, so the splits cannot meet whatever their sizes, and a larger training set only
-adds to a smaller one.
+Held-out scenes are combinations that training never shows: a hash of the place and the things in it
+decides which split a scene belongs to, so that no frame is in two splits whatever their sizes, and
+a larger training set only adds to a smaller one.
 
 More training scenes are described, frame by frame, and not asked about: an answer of one word
 teaches a small model next to nothing about what is where, and a description names all of it.
@@ -79,10 +79,10 @@ class Scene(NamedTuple):
     actions: tuple[str, str]
 
     def split(self) -> str:
-        """The split that this combination belongs to."""
-        digest = hashlib.sha256(repr((self.environment, *map(tuple, self.things), self.actions))
-                                .encode()).digest()  # fmt: skip
-        return next(name for name, share in SHARES.items() if digest[0] % 16 in share)
+        """The split that this combination belongs to, whatever is done in it."""
+        still = repr((self.environment, *map(tuple, self.things)))
+        sixteenth = hashlib.sha256(still.encode()).digest()[0] % 16
+        return next(name for name, share in SHARES.items() if sixteenth in share)
 
 
 class _Deck(Generic[Card]):
