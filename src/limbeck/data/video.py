@@ -34,6 +34,9 @@ MAX_FILM_BYTES = 4 * 2**30
 MAX_DECODED_FRAMES = 3_000
 """Between a film's key frame and the frame that is wanted."""
 
+MAX_COUNTED_FRAMES = 20_000
+"""Of a film that does not say how long it is."""
+
 HEAD_BYTES = 16
 
 
@@ -165,6 +168,8 @@ def _decoded(stream: BinaryIO, kind: str, count: int, where: str) -> list[Frame]
         ticks = video.duration * video.time_base if video.duration else None
         length = float(ticks if ticks is not None else (film.duration or 0) / 1_000_000)
         start = float((video.start_time or 0) * video.time_base)
+        if not length:  # browsers record films that do not say how long they are
+            length = _last_time(film, video) - start + step
         frames: list[Frame] = []
         for number in spread(max(1, round(length / step)), count):
             found = _frame_at(film, video, start + number * step, step)
@@ -178,21 +183,26 @@ def _decoded(stream: BinaryIO, kind: str, count: int, where: str) -> list[Frame]
     return frames
 
 
+def _last_time(film: Any, video: Any) -> float:
+    times = [float(frame.time or 0) for frame in _bounded(film.decode(video), MAX_COUNTED_FRAMES)]
+    return max(times, default=0.0)
+
+
 def _frame_at(film: Any, video: Any, time: float, step: float) -> Any:
     """The first frame that is not before a time, or the last one there is."""
     film.seek(int(time / video.time_base), stream=video, backward=True)
     last = None
-    for frame in _bounded(film.decode(video)):
+    for frame in _bounded(film.decode(video), MAX_DECODED_FRAMES):
         last = frame
         if frame.time is not None and frame.time >= time - step / 2:
             break
     return last
 
 
-def _bounded(frames: Iterator[Any]) -> Iterator[Any]:
+def _bounded(frames: Iterator[Any], most: int) -> Iterator[Any]:
     for number, frame in enumerate(frames):
-        if number >= MAX_DECODED_FRAMES:
-            raise ValueError(f"no key frame among {MAX_DECODED_FRAMES} frames")
+        if number >= most:
+            raise ValueError(f"more than {most} frames would have to be decoded for one")
         yield frame
 
 
