@@ -99,6 +99,38 @@ def test_one_run_makes_every_stage_and_a_report(
         assert arm["rouge_l"]["n"] == 6
 
 
+def test_floors_add_answers_and_nothing_else(finished: tuple[Path, pipeline.RunResult]) -> None:
+    work, before = finished
+    models = ["teacher", "student", "teacher_blanked", "student_blanked", "most_frequent"]
+    recipe = tiny_recipe(work, name="floors", evaluate__models=models)
+    result = pipeline.run(recipe)
+    made = [row["title"] for row in result.stages if not row["cached"]]
+    assert made == [
+        *("teacher_blanked", "student_blanked-seed0", "student_blanked-seed1", "most_frequent"),
+        *("scores", "floors"),
+    ]
+    results = json.loads((work / "runs" / "floors" / "results.json").read_text())
+    pairs = [(row["arm"], row["floor"]) for row in results["floors"]]
+    assert pairs == [
+        *(("teacher", "teacher_blanked"), ("student", "student_blanked")),
+        *(("teacher", "most_frequent"), ("student", "most_frequent")),
+    ]
+    page = (work / "runs" / "floors" / "report" / "index.html").read_text()
+    assert "Do they look at the pictures?" in page
+    assert results["verdict"]["sentence"].startswith("The student")
+    assert before.stages[0]["fingerprint"] == result.stages[0]["fingerprint"]
+
+
+def test_a_blanked_arm_alone_trains_what_it_blanks(tmp_path: Path) -> None:
+    plan = pipeline.build_plan(
+        tiny_recipe(tmp_path, seeds=[0], evaluate__models=["student_blanked"], benchmark__models=[])
+    )
+    kinds = [planned.stage.kind for planned in plan.stages]
+    assert kinds.count("student") == 1
+    assert kinds.count("predictions") == 1
+    assert plan.problems == []
+
+
 def test_every_stage_on_disk_is_what_product_promises(
     finished: tuple[Path, pipeline.RunResult],
 ) -> None:

@@ -22,13 +22,13 @@ MODEL = "model"
 """Sub-folder of a stage that makes a model before any training."""
 
 FORMAT_VERSIONS = {
-    "data": 1,
+    "data": 2,
     "models": 1,
     "teacher": 2,
     "labels": 4,
     "student": 2,
     "predictions": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "benchmark": 1,
     "report": 2,
 }

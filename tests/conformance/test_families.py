@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +123,26 @@ def test_collating_samples_equals_the_processor_s_own_batch(
         assert set(batch.inputs) == set(expected)
         for name, tensor in expected.items():
             torch.testing.assert_close(batch.inputs[name], tensor, msg=name, rtol=0, atol=1e-6)
+
+
+def test_every_picture_of_several_reaches_the_model_in_its_place(
+    world: World, loaded: LoadedModel
+) -> None:
+    clip = sample_of(world.data, "clip", [(64, 64), (64, 64), (64, 64)])
+    orders = [(0, 1, 2), (2, 1, 0), (0, 1, 1), (1, 1, 2), (0, 0, 2)]
+    items = [
+        loaded.encoder.encode(
+            replace(clip, images=tuple(clip.images[n] for n in order)), world.data, ANSWERS[0]
+        )
+        for order in orders
+    ]
+    alone = [logits_of(loaded, [item]) for item in items]
+    for changed in alone[1:]:
+        assert (changed - alone[0]).abs().max() > 1e-3
+    one = world.encode(loaded)[0]
+    together = logits_of(loaded, [items[0], one, items[1]])
+    apart = torch.cat([alone[0], logits_of(loaded, [one]), alone[1]])
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
 
 
 def test_only_answer_tokens_and_their_end_are_supervised(world: World, loaded: LoadedModel) -> None:

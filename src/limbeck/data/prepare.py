@@ -26,6 +26,7 @@ from limbeck.data.messages import normalise
 from limbeck.data.samples import write_samples
 from limbeck.data.sources import Row, Source
 from limbeck.data.statistics import describe
+from limbeck.data.video import sample_frames
 from limbeck.errors import DataError
 from limbeck.records import ImageFile, Sample
 from limbeck.store import write_atomic, write_error, write_json
@@ -135,9 +136,22 @@ class _Preparation:
         if split is not None and not NAME.fullmatch(split):
             raise DataError("split is not a short name of letters, digits and . _ -")
         metadata = plain(row.metadata)
+        times: list[list[float | None]] = []
+
+        def frames_of(video: Any) -> list[bytes]:
+            located = locate_image(video, self.roots, where=row.where, what="video")
+            frames = sample_frames(located, row.frames, roots=self.roots, where=row.where)
+            times.append([frame.seconds for frame in frames])
+            return [frame.data for frame in frames]
+
         messages, found, references = normalise(
-            row.messages, row.images, row.references, where=row.where
+            *(row.messages, row.images, row.references),
+            where=row.where,
+            videos=row.videos,
+            frames_of=frames_of,
         )
+        if times:
+            metadata["frame_seconds"] = times
         images = tuple(self._image(reference, row.where) for reference in found)
         if split is None:
             split = _drawn_split(self.source, row.id, images, metadata)

@@ -34,6 +34,7 @@ def describe(
         "samples": len(samples),
         "splits": dict(sorted(Counter(sample.split for sample in samples).items())),
         "categories": _by_split(samples, "category"),
+        "most_frequent_answer_share": _most_frequent_answer_share(samples),
         "licence": licence,
         "licences_of_rows": _counts(s.metadata.get("licence") for s in samples),
         "references_per_sample": _counts(len(sample.references) for sample in samples),
@@ -104,6 +105,25 @@ def _by_split(samples: Sequence[Sample], key: str) -> dict[str, dict[str, int]]:
         if (value := sample.metadata.get(key)) is not None:
             counts[sample.split][str(value)] += 1
     return {split: dict(sorted(counter.items())) for split, counter in sorted(counts.items())}
+
+
+def _most_frequent_answer_share(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Split -> question type -> the share of questions that its most frequent answer is right on.
+
+    What guessing without looking reaches; only where samples have a question type.
+    """
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for sample in samples:
+        kind = sample.metadata.get("question_type")
+        if isinstance(kind, str) and sample.references:
+            counts[sample.split][kind][sample.references[0]] += 1
+    return {
+        split: {
+            kind: round(max(counter.values()) / counter.total(), 4)
+            for kind, counter in sorted(kinds.items())
+        }
+        for split, kinds in sorted(counts.items())
+    }
 
 
 def _counts(values: Any) -> dict[str, int]:

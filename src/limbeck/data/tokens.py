@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.images import fit_pixels, open_image
+from limbeck.data.images import BLANK, fit_pixels, open_image
 from limbeck.errors import DataError, UsageError
 from limbeck.records import IGNORED, Message, Sample
 from limbeck.store import canonical_json
@@ -377,7 +377,7 @@ def _image_token_id(config: Any, processor: Any) -> int | None:
 def _blank(image: Image) -> Image:
     from PIL import Image as images
 
-    return images.new("RGB", image.size, (128, 128, 128))
+    return images.new("RGB", image.size, BLANK)
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

@@ -27,8 +27,12 @@ def predict(
     settings: Evaluation,
     device: str,
     responses: Path | None = None,
+    blank_pictures: bool = False,
 ) -> dict[str, Any]:
-    """Answer every sample greedily and write `predictions.jsonl` in sample order."""
+    """Answer every sample greedily and write `predictions.jsonl` in sample order.
+
+    With `blank_pictures` the model sees grey of the same size in place of every picture.
+    """
     output.mkdir(parents=True, exist_ok=True)
     done = {row["id"]: row for row in journal.read(output / JOURNAL)}
     job = output.name.removesuffix("-partial")
@@ -42,7 +46,7 @@ def predict(
             if any(sample.id not in done for sample in batch)
         ]
         waiting = sum(map(len, batches))
-        decoding = Decoding(settings.max_new_tokens)
+        decoding = Decoding(settings.max_new_tokens, blank_images=blank_pictures)
         with meter("answering", len(samples), done=len(samples) - waiting) as progress:
             for requests, answers in session.stream(batches, decoding, workers=settings.workers):
                 rows = [

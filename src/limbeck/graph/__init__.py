@@ -17,6 +17,7 @@ from limbeck.graph.measurement import (
 from limbeck.graph.models import data_stage, model_of
 from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
+from limbeck.recipe.recipe import has_cost
 
 __all__ = ["Graph", "graph_of"]
 
@@ -38,7 +39,9 @@ def graph_of(recipe: Recipe) -> Graph:
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (arm.name in wanted if wanted is not None else model.model is not None)
+        if model is not None
+        and has_cost(arm.name)
+        and (arm.name in wanted if wanted is not None else model.model is not None)
         and is_first_seed(arm, graph.arms)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)

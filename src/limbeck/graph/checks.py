@@ -25,7 +25,7 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
         UsageError: naming the loss and the setting that would help.
     """
     _check_capabilities(recipe, can)
-    for arm in (arm for arm in arms if arm.trained):
+    for arm in (arm.sighted for arm in arms if arm.sighted.trained):
         for index, loss in enumerate(cast(Sequence[Loss], arm.recipe.losses)):
             where = (
                 f"losses.{index}" if arm.name == "student" else f"arms.{arm.name}.losses.{index}"
@@ -169,7 +169,7 @@ def check_vision_cache(arms: Sequence[Arm]) -> None:
     Raises:
         UsageError: naming the parts.
     """
-    for arm in (arm for arm in arms if arm.trained):
+    for arm in (arm.sighted for arm in arms if arm.sighted.trained):
         adapter, freeze = arm.recipe.student.adapter, arm.recipe.student.freeze
         if not arm.recipe.training.cache_vision_features:
             continue

@@ -17,9 +17,11 @@ from limbeck.teachers.specialised import Prompting
 Inputs = Mapping[str, Path]
 
 
-def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
+def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
     """Let one model answer the evaluation samples."""
     settings = graph.recipe.evaluate
+    if model is None:
+        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
@@ -32,6 +34,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
             settings=settings,
             device=graph.device,
             responses=graph.responses,
+            blank_pictures=arm.blanked,
         )
 
     identity = {
@@ -40,8 +43,30 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
             mode="json", include={"split", "limit", "max_new_tokens", "batch_size", "share_prefix"}
         ),
     }
+    if arm.blanked:
+        identity["blank_pictures"] = True
     reads = {"data": graph.data, **model.reads("model")}
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
+
+
+def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
+    """The floor that no model is needed for."""
+    settings, split = graph.recipe.evaluate, graph.recipe.label.split
+
+    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
+        from limbeck.evaluate.most_frequent import most_frequent
+
+        return most_frequent(
+            output,
+            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            known=read_samples(inputs["data"], split),
+        )
+
+    identity = {
+        "answers_of": split,
+        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
+    }
+    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
 
 
 def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
@@ -101,14 +126,14 @@ def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
 
 def report_stage(
     graph: Graph,
-    models: Sequence[tuple[Arm, TeacherOf]],
+    models: Sequence[tuple[Arm, TeacherOf | None]],
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m.model}
+    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m and m.model}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report

@@ -15,6 +15,7 @@ from limbeck.graph.teacher import STUDENT, TeacherOf, answering
 from limbeck.labelling.rounds import FIRST_ROUND
 from limbeck.losses import Loss
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import MOST_FREQUENT
 from limbeck.stages import ModelOf, Stage
 
 Inputs = Mapping[str, Path]
@@ -36,10 +37,16 @@ def data_stage(graph: Graph) -> Stage:
     return Stage("data", source.model_dump()["source"], "data", identity, {}, make)
 
 
-def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf:
-    """What answers for an arm: the teacher, the student before training, or a trained student."""
+def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf | None:
+    """What answers for an arm: the teacher, the student before training, or a trained student.
+
+    A blanked arm has the model of the arm that it blanks; the most frequent answer has none.
+    """
+    arm = arm.sighted
     if arm.name == "teacher":
         return teacher
+    if arm.name == MOST_FREQUENT:
+        return None
     section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
     if section.inherit is not None:
         initial = inherited_model(graph, section, section.inherit, teacher.model)

@@ -365,7 +365,8 @@ class Evaluation(Section):
     limit: int | None = Field(default=None, gt=0, description="samples")
     models: tuple[str, ...] = Field(
         default=("teacher", "student", "baseline", "control"),
-        description="arms: teacher, student, baseline, control, or those of `arms`",
+        description="arms: teacher, student, baseline, control, those of `arms`; floors: any of "
+        "them with _blanked after it (pictures blanked), most_frequent (answer in training)",
     )
     metrics: tuple[MetricField, ...] = Field(
         default=_METRICS,

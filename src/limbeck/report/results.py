@@ -12,6 +12,7 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.report import cost as costs_of
+from limbeck.report.floors import floor_warnings, floors
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -74,6 +75,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "name": inputs.name,
         "headline": metric["kind"] if metric else None,
         "verdict": judged.as_dict(),
+        "floors": floors(scores, metric),
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -197,6 +199,7 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     """What a reader should know before trusting a number: the evaluation's warnings and ours."""
     scores = results["evaluation"]
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
+    found += floor_warnings(results["floors"])
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from limbeck.errors import UsageError
-from limbeck.recipe.recipe import UNTRAINED
+from limbeck.recipe.recipe import UNTRAINED, sighted
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -149,7 +149,7 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
     why = f"the interval excludes 0 and {every} agree in sign"
     if len(seeds) == 1:
         why = "the interval excludes 0; with one seed, chance between seeds is unknown"
-    if found.get("a") not in UNTRAINED and found.get("b") not in UNTRAINED:
+    if _of_two_trainings(str(found.get("a")), str(found.get("b"))):
         if len(seeds) == 1:
             return "tie", "with one seed, chance between two training runs is unknown"
         half = half_width_over_seeds([s["value"] for s in seeds])
@@ -160,6 +160,12 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
             )
         why += f", and the interval over seeds (± {decimal(half)}, Student's t) excludes 0"
     return ("better" if above == higher_is_better else "worse"), why
+
+
+def _of_two_trainings(a: str, b: str) -> bool:
+    """Whether chance in training moves the two arms apart; a model and itself blanked share it."""
+    models = {sighted(a), sighted(b)}
+    return len(models) == 2 and not models & set(UNTRAINED)
 
 
 def half_width_over_seeds(values: Sequence[float]) -> float:

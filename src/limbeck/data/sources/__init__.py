@@ -6,6 +6,7 @@ the data stage's work, by the options that every source has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,8 @@ class Row:
     """One row as a source found it, before images are opened and messages normalised.
 
     `where` locates it for error messages (`file.jsonl:17`). `messages` is anything that
-    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs.
+    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs, and
+    so are `videos` (or folders), of which `frames` frames each become pictures.
     `split` is the source's own name for it. `error` is set where the source could not even read
     the row.
     """
@@ -43,6 +45,8 @@ class Row:
     where: str
     messages: Any = None
     images: list[Any] = field(default_factory=lambda: [])
+    videos: list[Any] = field(default_factory=lambda: [])
+    frames: int = 8
     references: Any = field(default_factory=lambda: [])
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: {})
@@ -136,6 +140,11 @@ def file_stamp(path: Path) -> list[int] | None:
     except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def media_stamp(path: Path) -> Any:
+    """Of a picture, a video, or a folder of frames."""
+    return folder_stamp(path) if os.path.isdir(path) else file_stamp(path)
 
 
 def folder_stamp(folder: Path) -> str:
