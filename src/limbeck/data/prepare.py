@@ -18,9 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limbeck.data.images import probe_image, read_image
+from limbeck.data.duplicates import Look, SamePictures, look_of, same_pictures
+from limbeck.data.images import open_image, probe_image, read_image
+from limbeck.data.leaks import Pictures, superfluous
 from limbeck.data.locate import locate_image
 from limbeck.data.messages import normalise
 from limbeck.data.samples import write_samples
@@ -29,6 +31,9 @@ from limbeck.data.statistics import describe
 from limbeck.errors import DataError
 from limbeck.records import ImageFile, Sample
 from limbeck.store import write_atomic, write_error, write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGES = "images"
 QUARANTINE = "quarantine.jsonl"
@@ -78,7 +83,8 @@ class _Preparation:
         self.taken: Counter[str] = Counter()
         self.places: dict[str, str] = {}
         self.stored: dict[str, ImageFile] = {}
-        self.new_images: list[tuple[ImageFile, bytes]] = []
+        self.looks: dict[str, Look] = {}
+        self.new_images: list[tuple[ImageFile, bytes, Look | None]] = []
         try:
             (self.output / IMAGES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -99,21 +105,29 @@ class _Preparation:
             return
         if self._full(sample.split):
             return
-        for file, data in self.new_images:  # a failed write is not the row's fault: it ends the run
+        for file, data, look in self.new_images:  # a failed write ends the run: not the row's fault
             _store(self.output / file.path, data, file.sha256)
             self.stored[file.sha256] = file
+            if look is not None:
+                self.looks[file.sha256] = look
         self.samples.append(sample)
         self.taken[sample.split] += 1
         self.places[sample.id] = row.where
 
     def finish(self) -> dict[str, Any]:
         """Write everything, after the share of broken rows was found bearable."""
-        lines = [json.dumps(entry) + "\n" for entry in self.quarantine]
-        write_atomic(self.output / QUARANTINE, "".join(lines))
+        self._write_quarantine()
         self._check_share()
+        same = same_pictures(self.looks, self._open_stored)
+        dropped = self._drop(same) if self.source.duplicates == "drop" else 0
         write_samples(self.output, self.samples)
         self._remove_strays()
-        statistics = describe(self.samples, self.quarantine, licence=self.source.licence)
+        statistics = describe(
+            self.samples,
+            self.quarantine,
+            licence=self.source.licence,
+            same=None if self.source.duplicates == "ignore" else same,
+        )
         write_json(self.output / STATISTICS, statistics)
         for warning in statistics["warnings"]:
             log.warning("%s", warning)
@@ -121,9 +135,30 @@ class _Preparation:
             "samples": statistics["splits"],
             "images": statistics["images"]["distinct"],
             "quarantined": len(self.quarantine),
+            "duplicates_dropped": dropped,
             "licence": statistics["licence"],
             "warnings": statistics["warnings"],
         }
+
+    def _write_quarantine(self) -> None:
+        lines = [json.dumps(entry) + "\n" for entry in self.quarantine]
+        write_atomic(self.output / QUARANTINE, "".join(lines))
+
+    def _drop(self, same: SamePictures) -> int:
+        """Put aside what `duplicates: drop` leaves out; these rows are not broken."""
+        found = superfluous(Pictures(self.samples, same))
+        for sample, reason in found:
+            where = self.places[sample.id]
+            short = reason[:MAX_REASON_CHARACTERS]
+            self.quarantine.append({"id": sample.id, "where": where, "reason": short})
+        left_out = {sample.id for sample, _ in found}
+        self.samples = [sample for sample in self.samples if sample.id not in left_out]
+        self._write_quarantine()
+        return len(found)
+
+    def _open_stored(self, digest: str) -> Image:
+        path = self.output / self.stored[digest].path
+        return open_image(path, where=str(path))
 
     def _full(self, split: str) -> bool:
         return self.source.limit is not None and self.taken[split] >= self.source.limit
@@ -165,7 +200,8 @@ class _Preparation:
             )
         path = f"{IMAGES}/{digest[:24]}{probe.suffix}"
         file = ImageFile(path, digest, probe.width, probe.height)
-        self.new_images.append((file, data))
+        look = None if self.source.duplicates == "ignore" else look_of(probe.image)
+        self.new_images.append((file, data, look))
         return file
 
     def _check_share(self) -> None:

@@ -84,6 +84,12 @@ class Source(Component):
     max_aspect_ratio: float = Field(
         200, ge=1, description="of a picture's sides; Qwen-VL processors refuse more than 200"
     )
+    duplicates: Literal["warn", "drop", "ignore"] = Field(
+        "warn",
+        description="pictures that occur twice, also re-encoded or resized: warn: of those that "
+        "held-out splits share with others; drop: leave out the training side, and repeats within "
+        "a split, after limit; ignore: do not look",
+    )
     licence: str | None = Field(None, description="recorded with the data, carried to the report")
 
     @model_validator(mode="after")
