@@ -36,7 +36,7 @@ def main() -> None:
     from limbeck.models.build import build_model
     from limbeck.recipe.sections import Build
     from limbeck.signals.top_k import from_logits
-    from limbeck.teachers import batches_by_length
+    from limbeck.teachers import Decoding, batches_by_length
     from limbeck.teachers.transformers import Transformers
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -54,7 +54,7 @@ def main() -> None:
         def label(batch_size: int) -> float:
             started = time.perf_counter()
             for batch in batches_by_length(teacher, samples, batch_size):
-                teacher.generate(batch, max_new_tokens=24, temperature=0.0, seed=0)
+                teacher.generate(batch, Decoding(24))
                 for scored in teacher.score(batch, [s.references[0] for s in batch]):
                     from_logits(scored.logits_NV, 16, [1.0])
             return time.perf_counter() - started

@@ -177,7 +177,7 @@ def kill_in(kind: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         "teacher": ("limbeck.training.loop._Loop._update", 4),
         "labels": ("limbeck.signals.writer.SignalWriter.append", 5),
         "student": ("limbeck.training.loop._Loop._update", 2),
-        "predictions": ("limbeck.teachers.transformers._Open.generate", 2),
+        "predictions": ("limbeck.teachers.transformers._Open._generate", 2),
         "evaluation": ("limbeck.evaluate.stage.write_json", 2),
     }
     import importlib

@@ -27,13 +27,16 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise write_error(path, error) from error
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a journal; a torn last line (a killed run) is cut off the file."""
+def read(path: Path, *, own: bool = True) -> list[dict[str, Any]]:
+    """The whole rows of a journal; a torn last line (a killed run) is cut off the file.
+
+    Unless it is not our `own`: another process may be writing that line.
+    """
     if not path.exists():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) != len(content):
+    if own and len(whole) != len(content):
         with path.open("r+b") as stream:
             stream.truncate(len(whole))
     return [json.loads(line) for line in whole.splitlines()]

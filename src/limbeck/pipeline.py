@@ -179,6 +179,8 @@ def _make(store: Store, stage: Stage, rank: int) -> None:
     if rank != 0 and not stage.collective:
         _wait(store, stage)
         return
+    if rank != 0 and _wait(store, stage, until_begun=True):
+        return
     inputs = {
         name: store.open(read.kind, read.fingerprint, contents=_verify_once(store, read))
         for name, read in stage.reads.items()
@@ -206,9 +208,15 @@ def _verify_once(store: Store, stage: Stage) -> bool:
     return True
 
 
-def _wait(store: Store, stage: Stage) -> None:
+def _wait(store: Store, stage: Stage, *, until_begun: bool = False) -> bool:
+    """Wait until rank 0 has finished a stage, or begun it; returns whether it is finished."""
+    folder = store.folder(stage.kind, stage.fingerprint)
+    begun = folder.with_name(f"{folder.name}-partial")
     while not store.is_complete(stage.kind, stage.fingerprint):
+        if until_begun and begun.is_dir():
+            return False
         time.sleep(POLL_SECONDS)
+    return True
 
 
 def _publish(recipe: Recipe, store: Store, result: RunResult, report: Stage | None) -> Path | None:

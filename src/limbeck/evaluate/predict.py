@@ -12,7 +12,7 @@ from limbeck.progress import meter
 from limbeck.recipe.sections import Evaluation
 from limbeck.records import Prediction, Sample
 from limbeck.store import write_atomic
-from limbeck.teachers import Teacher, batches_by_length
+from limbeck.teachers import Answer, Decoding, Request, Teacher, batches_by_length
 
 JOURNAL = "journal.jsonl"
 PREDICTIONS = "predictions.jsonl"
@@ -26,36 +26,48 @@ def predict(
     data: Path,
     settings: Evaluation,
     device: str,
+    responses: Path | None = None,
 ) -> dict[str, Any]:
     """Answer every sample greedily and write `predictions.jsonl` in sample order."""
     output.mkdir(parents=True, exist_ok=True)
     done = {row["id"]: row for row in journal.read(output / JOURNAL)}
-    session = model.open(data, device=device)
-    with meter("answering", len(samples), done=len(done)) as progress:
-        for batch in batches_by_length(session, samples, settings.batch_size):
-            if all(sample.id in done for sample in batch):
-                continue
-            answers = session.generate(
-                batch, max_new_tokens=settings.max_new_tokens, temperature=0.0, seed=0
-            )
-            rows = [
-                {
-                    "id": sample.id,
-                    "prediction": answer.text,
-                    "references": list(sample.references),
-                    "new_tokens": answer.tokens,
-                    "finished": answer.finished,
-                    "metadata": sample.metadata,
-                }
-                for sample, answer in zip(batch, answers, strict=True)
-            ]
-            journal.append(output / JOURNAL, rows)
-            done |= {row["id"]: row for row in rows}
-            progress.advance(len(batch))
+    job = output.name.removesuffix("-partial")
+    session = model.open(data, device=device, responses=responses, job=job)
+    try:
+        batches = [
+            [Request(sample) for sample in batch]
+            for batch in batches_by_length(session, samples, settings.batch_size)
+            if any(sample.id not in done for sample in batch)
+        ]
+        waiting = sum(map(len, batches))
+        decoding = Decoding(settings.max_new_tokens)
+        with meter("answering", len(samples), done=len(samples) - waiting) as progress:
+            for requests, answers in session.stream(batches, decoding, workers=settings.workers):
+                rows = [
+                    _row(request.sample, answer)
+                    for request, answer in zip(requests, answers, strict=True)
+                ]
+                journal.append(output / JOURNAL, rows)
+                done |= {row["id"]: row for row in rows}
+                progress.advance(len(rows), facts=session.usage())
+    finally:
+        session.close()
     lines = [json.dumps(done[sample.id], ensure_ascii=False) for sample in samples]
     write_atomic(output / PREDICTIONS, "".join(line + "\n" for line in lines))
     (output / JOURNAL).unlink(missing_ok=True)
     return {"predictions": len(lines)}
+
+
+def _row(sample: Sample, answer: Answer) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": sample.id,
+        "prediction": answer.text,
+        "references": list(sample.references),
+        "new_tokens": answer.tokens,
+        "finished": answer.finished,
+        "metadata": sample.metadata,
+    }
+    return row if answer.failure is None else {**row, "failure": answer.failure}
 
 
 def read_predictions(folder: Path, model: str) -> list[Prediction]:

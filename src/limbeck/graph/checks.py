@@ -9,14 +9,21 @@ from typing import cast
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
+from limbeck.teachers import Capability
 
 
-def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
-    """Refuse losses whose signal the label stage will not keep.
+def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability]) -> None:
+    """Refuse signals that the teacher cannot give, and losses whose signal will not be kept.
+
+    Args:
+        recipe: of the run.
+        arms: whose losses are looked at.
+        can: what the teacher can give.
 
     Raises:
         UsageError: naming the loss and the setting that would help.
     """
+    _check_capabilities(recipe, can)
     for arm in (arm for arm in arms if arm.trained):
         for index, loss in enumerate(cast(Sequence[Loss], arm.recipe.losses)):
             where = (
@@ -46,6 +53,29 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm]) -> None:
                     where=f"{where}.temperature",
                     mend=f"add {temperature} to label.temperatures, or set label.signal to hidden",
                 )
+
+
+def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
+    label = recipe.label
+    if label.signal == "hidden" and "hidden_states" not in can:
+        raise _cannot("show its hidden states", "signal", "top_k or none")
+    if label.signal == "live" and "score" not in can:
+        raise _cannot("score answers while the student trains", "signal", "top_k or none")
+    if label.signal != "top_k" or "whole_distributions" in can:
+        return
+    if not can & {"score", "log_probabilities"}:
+        raise _cannot("give log-probabilities", "signal", "none")
+    if label.answers == "gold" and "score" not in can:
+        raise _cannot("score answers that it is given", "answers", "generated")
+    if label.temperatures != (1.0,):
+        # The log-sums at other temperatures need every token's probability.
+        raise _cannot("give what other temperatures than 1 need", "temperatures", "[1]")
+
+
+def _cannot(what: str, field: str, instead: str) -> UsageError:
+    return UsageError(
+        f"this teacher cannot {what}", where=f"label.{field}", mend=f"set it to {instead}"
+    )
 
 
 def check_vision_cache(arms: Sequence[Arm]) -> None:

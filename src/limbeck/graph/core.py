@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
@@ -18,7 +19,7 @@ class Graph:
 
     `problems` holds everything that would prevent a run, such as data or models that are not on
     this machine; the stages are listed all the same. `data` is the first stage, which nearly every
-    other one reads.
+    other one reads; `responses` is where served teachers keep the answers that were paid for.
     """
 
     data: Stage
@@ -29,9 +30,10 @@ class Graph:
         self.problems: list[LimbeckError] = []
         self.arms = arms_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
-        check_signals(recipe, self.arms)
+        check_signals(recipe, self.arms, self.teacher.capabilities())
         check_vision_cache(self.arms)
         self.device = device_of(recipe.device)
+        self.responses = Path(recipe.work) / "responses"
 
     def add(self, stage: Stage) -> Stage:
         """Keep a stage once; arms that share one get the same object."""

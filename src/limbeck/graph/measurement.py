@@ -43,6 +43,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
             data=inputs["data"],
             settings=settings,
             device=graph.device,
+            responses=graph.responses,
         )
 
     identity = {

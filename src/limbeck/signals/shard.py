@@ -165,6 +165,21 @@ def open_shard(path: Path, format_name: str) -> Shard:
     )
 
 
+def held_samples(folder: Path, format_name: str) -> set[str]:
+    """Ids of the samples in a folder's whole shards; those of torn ones are not held.
+
+    Raises:
+        DataError: a shard has another format.
+    """
+    held: set[str] = set()
+    for path in sorted(folder.glob("signals-*.safetensors")):
+        try:
+            held.update(open_shard(path, format_name).sample_ids)
+        except DamagedShardError:
+            continue
+    return held
+
+
 def safetensors_bytes(arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
     """A safetensors file; the library's own writer orders metadata at random, so bytes differ."""
     header: dict[str, Any] = {"__metadata__": metadata}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,12 +10,22 @@ from pydantic import Field
 
 from limbeck.errors import TeacherError, UsageError
 from limbeck.recipe.sections import FineTune, ModelSection
-from limbeck.records import Sample
-from limbeck.teachers import Answer, OpenTeacher, ScoredAnswer, Teacher
+from limbeck.records import Dense, Sample
+from limbeck.teachers import (
+    Answer,
+    Answered,
+    Capability,
+    Decoding,
+    OpenTeacher,
+    Request,
+    ScoredAnswer,
+    Teacher,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from limbeck.data.tokens import Encoded
     from limbeck.models.load import LoadedModel
 
 
@@ -33,7 +43,13 @@ class Transformers(Teacher, ModelSection):
         description="where it labels, or scores live; auto: the recipe's",
     )
 
-    def open(self, data: Path, *, device: str) -> OpenTeacher:
+    def capabilities(self) -> frozenset[Capability]:
+        """All that a model in this process can show."""
+        return frozenset(("score", "whole_distributions", "hidden_states"))
+
+    def open(
+        self, data: Path, *, device: str, responses: Path | None = None, job: str = ""
+    ) -> OpenTeacher:
         """Load the model; `model` must be a hub id or a folder by now."""
         from limbeck.models.load import load_model
 
@@ -48,16 +64,17 @@ class Transformers(Teacher, ModelSection):
         return {**fields, "weights": model_identity(self)}
 
 
-class _Open:
+class _Open(OpenTeacher):
     def __init__(self, loaded: LoadedModel, data: Path, section: Transformers) -> None:
         from limbeck.models.vocabulary import shared_vocabulary
 
         self.loaded, self._data, self._section = loaded, data, section
-        rows = self.vocabulary_rows
+        rows = self.loaded.model.get_output_embeddings().weight.shape[0]
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
+        self._prompts: dict[str, tuple[Sample, Encoded]] = {}
 
     def visual_tokens(self, sample: Sample) -> int:
-        return self.loaded.encoder.encode(sample, self._data, None).visual_tokens
+        return self._prompt(sample).visual_tokens
 
     @property
     def vocabulary_rows(self) -> int:
@@ -73,14 +90,28 @@ class _Open:
         kind = kept.get(self._section.quantization, self._section.quantization)
         return f"{gib:.3g} GiB of weights ({kind}) on {self.loaded.device}"
 
-    def generate(
-        self, samples: Sequence[Sample], *, max_new_tokens: int, temperature: float, seed: int
-    ) -> list[Answer]:
-        items = [self.loaded.encoder.encode(sample, self._data, None) for sample in samples]
-        generated = self.loaded.generate(
-            items, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-        )
-        return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
+        encoder = self.loaded.encoder
+        if decoding.blank_images:
+            items = [encoder.encode(s, self._data, None, blank_images=True) for s in samples]
+        else:
+            items = [self._prompt(sample) for sample in samples]
+        return self._generate(items, decoding)
+
+    def stream(
+        self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
+    ) -> Iterator[Answered]:
+        from limbeck.data.prefetch import encoded_batches
+
+        planned = [list(batch) for batch in batches]
+        samples = [[request.sample for request in batch] for batch in planned]
+        encoder, blank = self.loaded.encoder, decoding.blank_images
+        prepared = encoded_batches(encoder, self._data, samples, workers, blank_images=blank)
+        for batch, items in zip(planned, prepared, strict=True):
+            if not blank:  # scoring the answers needs the same prompts
+                pairs = zip(batch, items, strict=True)
+                self._prompts = {r.sample.id: (r.sample, item) for r, item in pairs}
+            yield batch, self._generate(items, decoding)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         import torch
@@ -89,7 +120,12 @@ class _Open:
         from limbeck.records import IGNORED
 
         encoder = self.loaded.encoder
-        items = [encoder.encode(s, self._data, a) for s, a in zip(samples, answers, strict=True)]
+        items = [
+            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+        for sample, item in zip(samples, items, strict=True):
+            encoder.check_context(item, sample)
         batch = collate(items, pad_id=encoder.pad_id, side="right").to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
         device_type = torch.device(self.loaded.device).type
@@ -100,8 +136,12 @@ class _Open:
         lengths = [len(item.answer_ids) for item in items]
         pieces = zip(items, logits_NV.split(lengths), hidden_NH.split(lengths), strict=True)
         return [
-            ScoredAnswer(tuple(self._vocabulary.columns_of(item.answer_ids).tolist()), *tensors)
-            for item, *tensors in pieces
+            ScoredAnswer(
+                tuple(self._vocabulary.columns_of(item.answer_ids).tolist()),
+                Dense(own_logits_NV),
+                own_hidden_NH,
+            )
+            for item, own_logits_NV, own_hidden_NH in pieces
         ]
 
     def linear_head(self) -> Tensor:
@@ -113,14 +153,14 @@ class _Open:
             raise TeacherError(error.what, where=error.where, mend=error.mend) from error
         return self._vocabulary.of(weight_RH.T).T.contiguous()
 
-    def expected_length(self, sample: Sample) -> int:
-        from limbeck.data.tokens import expected_prompt_tokens
-
-        return expected_prompt_tokens(sample)
-
-    def check_image_sensitivity(self, sample: Sample, answer: str) -> None:
+    def check_image_sensitivity(self, samples: Sequence[Sample]) -> None:
         from limbeck.models.sensitivity import check_image_sensitivity
 
+        sample = samples[0]
+        if sample.references:
+            answer = sample.references[0]
+        else:
+            answer = self.generate([sample], Decoding(max_new_tokens=32))[0].text
         try:
             check_image_sensitivity(self.loaded, sample, self._data, answer)
         except UsageError as error:
@@ -129,3 +169,19 @@ class _Open:
 
     def save_tokenizer(self, folder: Path) -> None:
         self.loaded.tokenizer.save_pretrained(folder)
+
+    def _generate(self, items: Sequence[Encoded], decoding: Decoding) -> list[Answer]:
+        generated = self.loaded.generate(
+            items,
+            max_new_tokens=decoding.max_new_tokens,
+            temperature=decoding.temperature,
+            seed=decoding.seed,
+        )
+        return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
+
+    def _prompt(self, sample: Sample) -> Encoded:
+        """The sample without an answer; that of the last batch is at hand."""
+        known, item = self._prompts.get(sample.id, (None, None))
+        if item is not None and known == sample:
+            return item
+        return self.loaded.encoder.encode(sample, self._data, None)

@@ -24,7 +24,7 @@ class TeacherFacts:
     `live_memory` says what a teacher that runs beside the student takes; None for a cached one.
     """
 
-    visual_tokens_mean: float
+    visual_tokens_mean: float | None
     live_memory: str | None = None
 
 

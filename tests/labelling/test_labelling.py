@@ -13,10 +13,11 @@ import torch
 from limbeck.data.labels import read_labels
 from limbeck.data.samples import read_samples
 from limbeck.errors import DataError, TeacherError
-from limbeck.labelling import label, repetition, unfit_reasons
+from limbeck.labelling import label
+from limbeck.labelling.checks import repetition, unfit_reasons
 from limbeck.recipe.sections import Checks, Labelling
-from limbeck.records import Sample
-from limbeck.teachers import Answer, ScoredAnswer
+from limbeck.records import Dense, Sample
+from limbeck.teachers import Answer, Capability, Decoding, OpenTeacher, ScoredAnswer
 
 
 @pytest.mark.parametrize(
@@ -48,16 +49,16 @@ def test_repetition_is_a_share_of_word_4_grams() -> None:
 
 
 @dataclass
-class FakeSession:
+class FakeSession(OpenTeacher):
     """Answers with the reference, but for the samples that `odd` names."""
 
     odd: dict[str, Answer] = field(default_factory=lambda: {})
     blind: bool = False
     asked: list[str] = field(default_factory=lambda: [])
-    vocabulary_rows: int = 12
-    answer_frame: tuple[str, list[int]] = ("", [0])
+    vocabulary_rows = 12
+    answer_frame = ("", [0])
 
-    def generate(self, samples: Sequence[Sample], **_: Any) -> list[Answer]:
+    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
         self.asked += [sample.id for sample in samples]
         return [self.odd.get(s.id, Answer(s.references[0], 4, True)) for s in samples]
 
@@ -66,7 +67,7 @@ class FakeSession:
         for sample, answer in zip(samples, answers, strict=True):
             generator = torch.Generator().manual_seed(sum((sample.id + answer).encode()))
             logits_NV = torch.randn(4, 10, generator=generator)
-            scored.append(ScoredAnswer(tuple(logits_NV.argmax(-1).tolist()), logits_NV))
+            scored.append(ScoredAnswer(tuple(logits_NV.argmax(-1).tolist()), Dense(logits_NV)))
         return scored
 
     def expected_length(self, sample: Sample) -> int:
@@ -75,9 +76,9 @@ class FakeSession:
     def visual_tokens(self, sample: Sample) -> int:
         return 12
 
-    def check_image_sensitivity(self, sample: Sample, answer: str) -> None:
+    def check_image_sensitivity(self, samples: Sequence[Sample]) -> None:
         if self.blind:
-            raise TeacherError("the pictures do not reach the model", where=sample.id)
+            raise TeacherError("the pictures do not reach the model", where=samples[0].id)
 
     def save_tokenizer(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -87,7 +88,10 @@ def run(
     session: FakeSession, samples: list[Sample], output: Path, **settings: Any
 ) -> dict[str, Any]:
     class FakeTeacher:
-        def open(self, data: Path, *, device: str) -> FakeSession:
+        def capabilities(self) -> frozenset[Capability]:
+            return frozenset(("score", "whole_distributions"))
+
+        def open(self, data: Path, **_: Any) -> FakeSession:
             return session
 
     return label(
@@ -149,7 +153,7 @@ def test_answers_that_are_not_the_argmax_are_refused(samples: list[Sample], tmp_
     class Wrong(FakeSession):
         def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
             rows = super().score(samples, answers)
-            return [ScoredAnswer(row.answer_ids, -row.logits_NV) for row in rows]
+            return [ScoredAnswer(row.answer_ids, Dense(-row.logits_NV)) for row in rows]
 
     with pytest.raises(TeacherError, match="argmax"):
         run(Wrong(), samples, tmp_path)
@@ -163,10 +167,10 @@ def test_a_killed_job_asks_for_nothing_twice_but_what_it_lost(
     run(FakeSession(), samples, whole)
 
     class Dying(FakeSession):
-        def generate(self, samples: Sequence[Sample], **options: Any) -> list[Answer]:
+        def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
             if len(self.asked) >= 12:
                 raise KeyboardInterrupt
-            return super().generate(samples, **options)
+            return super().generate(samples, decoding)
 
     broken = tmp_path / "broken"
     first = Dying()
