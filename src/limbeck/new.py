@@ -63,7 +63,9 @@ def _data_section(source: type[Component], word: str) -> str:
         if name == source.selector:
             continue
         note = f"  # {info.description}" if info.description else ""
-        if info.is_required() or name == FILE:
+        if info.examples:
+            lines.append(f"  {name}: {_yaml(info.examples[0])}{note}")
+        elif info.is_required() or name == FILE:
             lines.append(f"  {name}: CHANGE-ME{note}")
         else:
             lines.append(f"  # {name}: {_yaml(info.get_default(call_default_factory=True))}{note}")

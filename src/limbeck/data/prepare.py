@@ -79,8 +79,8 @@ class _Preparation:
     quarantine: list[dict[str, str]] = field(default_factory=lambda: [])
 
     def __post_init__(self) -> None:
-        self.roots = self.source.image_roots()
-        self.taken: Counter[str] = Counter()
+        self.roots: dict[int, list[Path]] = {}
+        self.taken: Counter[tuple[int, str]] = Counter()
         self.places: dict[str, str] = {}
         self.stored: dict[str, ImageFile] = {}
         self.looks: dict[str, Look] = {}
@@ -92,18 +92,19 @@ class _Preparation:
 
     def take(self, row: Row) -> None:
         """Add a row to the samples or to the quarantine, unless its split is full."""
-        native = self.source.split_of(row.split) if self.source.splits == "native" else None
-        if native is not None and self._full(native):
+        rules = row.source or self.source
+        native = rules.split_of(row.split) if rules.splits == "native" else None
+        if native is not None and self._full(rules, native):
             return
         self.new_images.clear()
         try:
-            sample = self._sample(row, native)
+            sample = self._sample(row, rules, native)
         except DataError as error:
             reason = " ".join(error.what.split())[:MAX_REASON_CHARACTERS]
             row_id = row.id[:MAX_ID_CHARACTERS]
             self.quarantine.append({"id": row_id, "where": row.where, "reason": reason})
             return
-        if self._full(sample.split):
+        if self._full(rules, sample.split):
             return
         for file, data, look in self.new_images:  # a failed write ends the run: not the row's fault
             _store(self.output / file.path, data, file.sha256)
@@ -111,7 +112,8 @@ class _Preparation:
             if look is not None:
                 self.looks[file.sha256] = look
         self.samples.append(sample)
-        self.taken[sample.split] += 1
+        for source in {id(rules), id(self.source)}:
+            self.taken[source, sample.split] += 1
         self.places[sample.id] = row.where
 
     def finish(self) -> dict[str, Any]:
@@ -125,7 +127,7 @@ class _Preparation:
         statistics = describe(
             self.samples,
             self.quarantine,
-            licence=self.source.licence,
+            licence=self.source.stated_licence(),
             same=None if self.source.duplicates == "ignore" else same,
         )
         write_json(self.output / STATISTICS, statistics)
@@ -160,10 +162,13 @@ class _Preparation:
         path = self.output / self.stored[digest].path
         return open_image(path, where=str(path))
 
-    def _full(self, split: str) -> bool:
-        return self.source.limit is not None and self.taken[split] >= self.source.limit
+    def _full(self, rules: Source, split: str) -> bool:
+        return any(
+            source.limit is not None and self.taken[id(source), split] >= source.limit
+            for source in (rules, self.source)
+        )
 
-    def _sample(self, row: Row, split: str | None) -> Sample:
+    def _sample(self, row: Row, rules: Source, split: str | None) -> Sample:
         if row.error is not None:
             raise DataError(row.error)
         self._check_id(row)
@@ -173,9 +178,9 @@ class _Preparation:
         messages, found, references = normalise(
             row.messages, row.images, row.references, where=row.where
         )
-        images = tuple(self._image(reference, row.where) for reference in found)
+        images = tuple(self._image(reference, rules, row.where) for reference in found)
         if split is None:
-            split = _drawn_split(self.source, row.id, images, metadata)
+            split = _drawn_split(rules, row.id, images, metadata)
         return Sample(row.id, split, messages, images, references, metadata)
 
     def _check_id(self, row: Row) -> None:
@@ -185,19 +190,20 @@ class _Preparation:
         if row.id in self.places:
             raise DataError(f"id is already that of {self.places[row.id]}")
 
-    def _image(self, reference: Any, where: str) -> ImageFile:
+    def _roots(self, rules: Source) -> list[Path]:
+        if id(rules) not in self.roots:
+            self.roots[id(rules)] = rules.image_roots()
+        return self.roots[id(rules)]
+
+    def _image(self, reference: Any, rules: Source, where: str) -> ImageFile:
         """Verify a picture, once for each content; its bytes wait in `new_images`."""
-        data = read_image(locate_image(reference, self.roots, where=where), where=where)
+        data = read_image(locate_image(reference, self._roots(rules), where=where), where=where)
         digest = hashlib.sha256(data).hexdigest()
-        if digest in self.stored:
-            return self.stored[digest]
+        if (known := self.stored.get(digest)) is not None:
+            _check_sides(known.width, known.height, rules.max_aspect_ratio)
+            return known
         probe = probe_image(data, where=where)
-        long, short = max(probe.width, probe.height), min(probe.width, probe.height)
-        if long > short * self.source.max_aspect_ratio:
-            raise DataError(
-                f"image is {probe.width}×{probe.height} pixels, sides beyond "
-                f"1:{self.source.max_aspect_ratio:g}"
-            )
+        _check_sides(probe.width, probe.height, rules.max_aspect_ratio)
         path = f"{IMAGES}/{digest[:24]}{probe.suffix}"
         file = ImageFile(path, digest, probe.width, probe.height)
         look = None if self.source.duplicates == "ignore" else look_of(probe.image)
@@ -242,6 +248,11 @@ def _drawn_split(
     point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
     validation, test = source.shares
     return "test" if point < test else "validation" if point < test + validation else "train"
+
+
+def _check_sides(width: int, height: int, max_aspect_ratio: float) -> None:
+    if max(width, height) > min(width, height) * max_aspect_ratio:
+        raise DataError(f"image is {width}×{height} pixels, sides beyond 1:{max_aspect_ratio:g}")
 
 
 def _store(path: Path, data: bytes, digest: str) -> None:

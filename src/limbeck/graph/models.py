@@ -139,7 +139,7 @@ def label_stage(graph: Graph, teacher: ModelOf | None) -> Stage:
         return label(
             output,
             teacher=located_teacher(graph, teacher, inputs),
-            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            samples=read_samples(inputs["data"], settings.splits, settings.limit),
             data=inputs["data"],
             settings=settings,
             key=cache_key(graph, teacher),
@@ -154,7 +154,8 @@ def label_stage(graph: Graph, teacher: ModelOf | None) -> Stage:
         fields["signal"] = "none"
     identity = {"teacher": teacher_identity(graph, teacher), "label": fields}
     reads = {"data": graph.data, **(teacher.reads("teacher") if teacher else {})}
-    stage = Stage("labels", settings.split, "label", identity, reads, make, collective=True)
+    title = " + ".join(settings.splits)
+    stage = Stage("labels", title, "label", identity, reads, make, collective=True)
     return graph.add(stage)
 
 
@@ -188,7 +189,7 @@ def student(
             training=recipe.training,
             labelling=recipe.label,
             teacher=located_teacher(graph, teacher, inputs) if live else graph.teacher,
-            samples=read_samples(inputs["data"], recipe.label.split, recipe.label.limit),
+            samples=read_samples(inputs["data"], recipe.label.splits, recipe.label.limit),
             data=inputs["data"],
             labels=inputs["labels"],
             cache_key=cache_key(graph, teacher),

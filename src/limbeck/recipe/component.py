@@ -81,8 +81,10 @@ def component_class(package: str, word: str) -> type[Component]:
     raise UsageError(f"{word!r} is not known", mend=mend)
 
 
-def build_component(package: str, selector: str, value: Any) -> Component:
-    """Turn a recipe's mapping (or bare word) into the component it names.
+def build_component(
+    package: str, selector: str, value: Any, without: str | None = None
+) -> Component:
+    """Turn a recipe's mapping (or bare word) into the component it names, any but `without`.
 
     Raises:
         UsageError: with `where` set to the path below this component.
@@ -96,6 +98,8 @@ def build_component(package: str, selector: str, value: Any) -> Component:
     if not isinstance(word, str):
         names = ", ".join(component_names(package))
         raise UsageError(f"needs the key {selector!r}", mend=f"choose one of {names}")
+    if word == without:
+        raise UsageError(f"{word} cannot stand in {word}", where=selector)
     try:
         cls = component_class(package, word)
     except UsageError as error:
@@ -106,9 +110,14 @@ def build_component(package: str, selector: str, value: Any) -> Component:
         raise misfit(error, cls, given) from error
 
 
-def component_field(package: str, selector: str) -> BeforeValidator:
-    """For `Annotated[SerializeAsAny[Component], ...]`: a recipe field chosen by a word."""
-    return BeforeValidator(partial(build_component, package, selector))
+def component_field(package: str, selector: str, without: str | None = None) -> BeforeValidator:
+    """For `Annotated[SerializeAsAny[Component], ...]`: a recipe field chosen by a word.
+
+    A component whose fields are components of its own folder has itself as `without`.
+    """
+    if without is None:
+        return BeforeValidator(partial(build_component, package, selector))
+    return BeforeValidator(partial(build_component, package, selector, without=without))
 
 
 def misfit(error: ValidationError, model: type[BaseModel], values: dict[str, Any]) -> UsageError:

@@ -307,7 +307,9 @@ class Checks(Section):
 class Labelling(Section):
     """What the teacher is asked for, and what of its distribution is kept."""
 
-    split: str = Field(default="train", description="whose samples are labelled")
+    split: str | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        default="train", description="whose samples are labelled; one split or several"
+    )
     limit: int | None = Field(
         default=None, gt=0, description="samples to distil on, also of the control"
     )
@@ -330,6 +332,11 @@ class Labelling(Section):
         default=(1.0,), min_length=1, description="of top_k: those that losses may ask for"
     )
     checks: Checks = Field(default=Checks(), description="what makes an answer unfit")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of `split`, one or several."""
+        return (self.split,) if isinstance(self.split, str) else self.split
 
 
 class Evaluation(Section):

@@ -36,7 +36,7 @@ class Row:
     `where` locates it for error messages (`file.jsonl:17`). `messages` is anything that
     `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs.
     `split` is the source's own name for it. `error` is set where the source could not even read
-    the row.
+    the row. `source` is whose options hold for it, where that is not the source that is prepared.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Row:
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: {})
     error: str | None = None
+    source: Source | None = None
 
 
 class Source(Component):
@@ -61,6 +62,11 @@ class Source(Component):
         "value, <image> says where its pictures stand (default: in front)",
     )
     limit: int | None = Field(None, gt=0, description="samples of each split, the first ones")
+    split: str | None = Field(
+        None,
+        pattern=r"^[\w.-]{1,100}$",
+        description="of all rows, whatever the source says, such as unlabelled",
+    )
     splits: Literal["native", "hash"] = Field(
         "native", description="native: as the source says, else train; hash: drawn anew, stable"
     )
@@ -98,6 +104,8 @@ class Source(Component):
             for name in ("validation_share", "test_share", "hash_by"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} needs splits: hash")
+        elif self.split is not None:
+            raise ValueError("split and splits: hash exclude one another")
         elif self.shares[0] + self.shares[1] >= 1:
             raise ValueError("validation_share and test_share leave nothing to train on")
         return self
@@ -110,6 +118,8 @@ class Source(Component):
 
     def split_of(self, name: str | None) -> str:
         """Our name of a native split; a row that names none is for training."""
+        if self.split is not None:
+            return self.split
         if name is None:
             return "train"
         return self.split_names.get(name) or SPLIT_NAMES.get(name.lower(), name)
@@ -125,6 +135,10 @@ class Source(Component):
     def image_roots(self) -> list[Path]:
         """Folders that pictures may be in; relative paths start from the first."""
         return []
+
+    def stated_licence(self) -> str | None:
+        """The licence to record with the data."""
+        return self.licence
 
     def content_key(self) -> Any:
         """What identifies the content behind the fields: hashes or sizes and times of files.
