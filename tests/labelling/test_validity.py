@@ -165,7 +165,7 @@ def test_repetition_of_words_is_a_share_of_4_grams() -> None:
         (
             "L'écran d'une application avec un bouton et la liste des comptes dans le menu.",
             *["fr", "en"],
-        ),  # noqa: E501
+        ),
         ("La pantalla de una aplicación con un botón y la lista de las cuentas.", "es", "en"),
         ("La schermata di una app con un pulsante e la lista dei conti nel menu.", "it", "de"),
         ("Het scherm van een app met een knop en de lijst van de rekeningen.", "nl", "en"),
