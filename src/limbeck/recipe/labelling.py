@@ -142,6 +142,12 @@ class Labelling(Section):
         """`choose` with its default."""
         return self.choose or "agreement"
 
+    @property
+    def needs_confidence(self) -> bool:
+        """Whether log-probabilities decide which answers are kept."""
+        chosen = self.samples > 1 and self.chosen_by == "confidence"
+        return chosen or self.checks.min_mean_log_probability is not None
+
     @model_validator(mode="after")
     def _answers_can_be_had(self) -> Labelling:
         if self.gold_share is not None and self.answers == "gold":
