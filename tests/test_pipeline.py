@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limbeck import pipeline
-from limbeck.errors import DataError, UsageError
+from limbeck.errors import DataError, TeacherError, UsageError
 from limbeck.recipe import Recipe, recipe_from
 from limbeck.recipe.loading import set_field
 from limbeck.stages import Stage
@@ -438,3 +438,28 @@ def test_a_stage_object_says_what_it_reads(tmp_path: Path) -> None:
     by_kind: dict[str, Stage] = {p.stage.kind: p.stage for p in plan.stages}
     assert set(by_kind["student"].reads) == {"data", "labels", "initial"}
     assert "teacher" in by_kind["labels"].reads
+
+
+def test_labels_can_be_looked_at_when_they_are_done_and_before(
+    finished: tuple[Path, pipeline.RunResult], tmp_path: Path
+) -> None:
+    from limbeck.labels import look_at_labels
+
+    work, result = finished
+    found = look_at_labels(tiny_recipe(work))
+    assert found["finished"]
+    assert (found["labels"], found["fit"]) == (8, 8)
+    assert found["page"] == str(work / "runs" / "tiny" / "labels.html")
+    assert found["folder"] == next(r["folder"] for r in result.stages if r["kind"] == "labels")
+    page = tmp_path / "other" / "page.html"
+    assert look_at_labels(tiny_recipe(work), page)["page"] == str(page)
+    assert "tiny: labels" in page.read_text()
+    with pytest.raises(DataError, match="there are no labels yet"):
+        look_at_labels(tiny_recipe(tmp_path))
+    stopped = tiny_recipe(work, label__checks={"max_characters": 1})
+    with pytest.raises(TeacherError, match="unfit"):
+        pipeline.run(stopped, until="label")
+    found = look_at_labels(stopped, page)
+    assert not found["finished"]
+    assert (found["labels"], found["unfit"]) == (8, 8)
+    assert found["reasons"]["longer than 1 characters"] == 8

@@ -103,6 +103,30 @@ def _stage_command(name: Command, text: str) -> None:
 
 _stage_command("data", "Read, check and store the data set.")
 _stage_command("label", "Let the teacher answer; keep its answers and distributions.")
+
+
+@app.command("labels")
+def labels_command(
+    recipe: RecipePath,
+    html: Annotated[
+        Path | None, typer.Option(help="where the page goes; default: into the run's folder")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at the labels: counts, reasons, quantiles, examples, and a page with the pictures."""
+    with reported(debug) as emit:
+        from limbeck.labels import look_at_labels
+        from limbeck.recipe import load_recipe
+        from limbeck.report.labels import describe_labels
+
+        found = look_at_labels(load_recipe(recipe, overrides or ()), html)
+        if not found["finished"]:
+            typer.echo("warning: this label stage is not finished", err=True)
+        emit(_json(found) if as_json else f"{describe_labels(found)}\npage: {found['page']}")
+
+
 _stage_command("train", "Train the student, the control and every other arm.")
 
 

@@ -63,7 +63,9 @@ def _data_section(source: type[Component], word: str) -> str:
         if name == source.selector:
             continue
         note = f"  # {info.description}" if info.description else ""
-        if info.is_required() or name == FILE:
+        if info.examples:
+            lines.append(f"  {name}: {_yaml(info.examples[0])}{note}")
+        elif info.is_required() or name == FILE:
             choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
             more = f" ({', '.join(choices)})" if choices else ""
             lines.append(f"  {name}: {choices[0] if choices else 'CHANGE-ME'}{note}{more}")

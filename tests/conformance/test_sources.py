@@ -205,7 +205,22 @@ def change_ego_qa(folder: Path) -> None:
     (folder / "videos" / "clip-1" / "2.png").write_bytes(png(99))
 
 
+def mixed(folder: Path) -> dict:
+    """Two sources, one of which has an id of the other."""
+    (folder / "rows").mkdir()
+    (folder / "pictures").mkdir()
+    first, second = jsonl(folder / "rows"), folder_of_pictures(folder / "pictures")
+    (folder / "pictures" / "train" / "row 0.png").write_bytes(png(77))
+    (folder / "pictures" / "train" / "row 0.txt").write_text("One more.")
+    return {"parts": [{"source": "jsonl", **first}, {"source": "folder", **second}]}
+
+
+def change_mixed(folder: Path) -> None:
+    change_folder(folder / "pictures")
+
+
 EXAMPLES = {
+    "mixed": (mixed, change_mixed),
     "jsonl": (jsonl, change_jsonl),
     "parquet": (parquet, change_parquet),
     "hub": (hub, change_hub),

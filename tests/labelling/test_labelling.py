@@ -14,7 +14,7 @@ from limbeck.data.labels import read_labels
 from limbeck.data.samples import read_samples
 from limbeck.errors import DataError, TeacherError
 from limbeck.labelling import label
-from limbeck.labelling.checks import repetition, unfit_reasons
+from limbeck.labelling.checks import unfit_reasons
 from limbeck.recipe.sections import Checks, Labelling
 from limbeck.records import Dense, Sample
 from limbeck.teachers import Answer, Capability, Decoding, OpenTeacher, ScoredAnswer
@@ -40,12 +40,6 @@ def test_unfit_answers_are_named(
     reasons = list(unfit_reasons(Answer(text, 5, finished), fit.model_copy(update=checks)))
     assert any(reason in found for found in reasons), reasons
     assert not list(unfit_reasons(Answer("Login screen of a book app.", 7, True), fit))
-
-
-def test_repetition_is_a_share_of_word_4_grams() -> None:
-    assert repetition("a b c d e f") == 0
-    assert repetition("a a a a a a a") == pytest.approx(3 / 4)
-    assert repetition("short") == 0
 
 
 @dataclass

@@ -13,7 +13,7 @@ import math
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -64,11 +64,12 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\x00", b"MM\x
 
 @dataclass(frozen=True)
 class Probe:
-    """What a fully decoded picture is: its file suffix and its upright size in pixels."""
+    """What a fully decoded picture is: its file suffix, its upright size in pixels, its pixels."""
 
     suffix: str
     width: int
     height: int
+    image: Image = field(repr=False, compare=False)
 
 
 def open_image(source: Path | bytes, *, where: str) -> Image:
@@ -90,7 +91,7 @@ def probe_image(data: bytes, *, where: str) -> Probe:
         DataError: as `open_image`.
     """
     image, suffix = _decode(data, where)
-    return Probe(suffix, image.width, image.height)
+    return Probe(suffix, image.width, image.height, image)
 
 
 def read_image(source: Path | bytes, *, where: str) -> bytes:

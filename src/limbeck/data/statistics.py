@@ -7,26 +7,41 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from limbeck.data.duplicates import SamePictures
+from limbeck.data.leaks import Pictures, describe_duplicates, leak_warnings, leaks
 from limbeck.records import Sample
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 20
 SHOWN = 20
-"""Duplicates and reasons that are listed; all are counted."""
+"""Pictures and reasons that are listed; all are counted."""
 
 
 def describe(
-    samples: Sequence[Sample], quarantine: Sequence[dict[str, str]], *, licence: str | None
+    samples: Sequence[Sample],
+    quarantine: Sequence[dict[str, str]],
+    *,
+    licence: str | None,
+    same: SamePictures | None = None,
 ) -> dict[str, Any]:
-    """Statistics as JSON: the same samples give the same value."""
-    duplicates = _across_splits(samples)
+    """Statistics as JSON: the same samples give the same value.
+
+    Args:
+        samples: the data set.
+        quarantine: the rows that were put aside.
+        licence: of the whole.
+        same: the pictures that were found to be copies; None where nobody looked.
+    """
+    shared = _across_splits(samples)
+    pictures = None if same is None else Pictures(samples, same)
+    leaking = [] if pictures is None else leaks(pictures)
     files = {file.sha256: file for sample in samples for file in sample.images}
     words = [len(text.split()) for sample in samples for text in sample.references]
-    warnings: list[str] = []
-    if duplicates:
+    warnings = leak_warnings(leaking)
+    if same is not None and same.not_compared:
         warnings.append(
-            f"{len(duplicates)} images occur in more than one split, so held-out scores leak "
-            "(data.splits: hash keeps equal images together)"
+            f"{same.not_compared} pairs of pictures look alike and were not compared: more copies "
+            "may be among them"
         )
     if unanswered := sum(not sample.references for sample in samples):
         warnings.append(f"{unanswered} of {len(samples)} samples have no reference")
@@ -48,9 +63,12 @@ def describe(
             "area_pixels": distribution([file.width * file.height for file in files.values()]),
         },
         "images_in_several_splits": {
-            "count": len(duplicates),
-            "first": duplicates[:SHOWN],
+            "count": len(shared),
+            "first": shared[:SHOWN],
         },
+        "duplicate_images": None
+        if pictures is None or same is None
+        else {**describe_duplicates(pictures, same), "leaks": leaking},
         "quarantined": {
             "count": len(quarantine),
             "reasons": _most_common(entry["reason"] for entry in quarantine),

@@ -58,6 +58,10 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
 
 def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     label = recipe.label
+    if label.needs_confidence and not can & {"score", "log_probabilities"}:
+        chosen = label.checks.min_mean_log_probability is None
+        field = "choose" if chosen else "checks.min_mean_log_probability"
+        raise _cannot("say how sure it is of an answer", field, "agreement" if chosen else "null")
     if label.signal == "hidden" and "hidden_states" not in can:
         raise _cannot("show its hidden states", "signal", "top_k or none")
     if label.signal == "live" and "score" not in can:

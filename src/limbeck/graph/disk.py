@@ -123,7 +123,7 @@ def _need(what: str, kind: str, samples: Sequence[Sample] | None) -> dict[str, A
 
 
 def _samples(label: Labelling, data: Path | None) -> list[Sample] | None:
-    return None if data is None else read_samples(data, label.split, label.limit)
+    return None if data is None else read_samples(data, label.splits, label.limit)
 
 
 def _width_of_row(teacher: Any, label: Labelling) -> float | None:

@@ -51,7 +51,7 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
 
 def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
     """The floor that no model is needed for."""
-    settings, split = graph.recipe.evaluate, graph.recipe.label.split
+    settings, splits = graph.recipe.evaluate, graph.recipe.label.splits
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.most_frequent import most_frequent
@@ -59,11 +59,11 @@ def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
         return most_frequent(
             output,
             samples=read_samples(inputs["data"], settings.split, settings.limit),
-            known=read_samples(inputs["data"], split),
+            known=read_samples(inputs["data"], splits),
         )
 
     identity = {
-        "answers_of": split,
+        "answers_of": splits,
         "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
     }
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))

@@ -71,24 +71,6 @@ def write_signals(
     return [noted.get(label.sample_id, label) for label in labels]
 
 
-def with_confidence(
-    session: OpenTeacher, samples: Sequence[Sample], labels: Sequence[Label]
-) -> list[Label]:
-    """The labels, the fit ones with their mean log-probability; nothing is kept besides."""
-    fit = [(s, row) for s, row in zip(samples, labels, strict=True) if row.valid]
-    if not fit:
-        return list(labels)
-    scored = session.score([sample for sample, _ in fit], [row.text for _, row in fit])
-    known = {
-        row.sample_id: found.mean_log_probability
-        for (_, row), found in zip(fit, scored, strict=True)
-    }
-    return [
-        replace(row, mean_log_probability=known.get(row.sample_id, row.mean_log_probability))
-        for row in labels
-    ]
-
-
 def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
     """See that greedy answers are the argmax of what was kept along them.
 
@@ -96,8 +78,10 @@ def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
         TeacherError: too many are not.
     """
     agreement = signals["agreement"]
-    # An answer that was cut is scored with an end token that the teacher did not choose.
-    greedy = settings.answers == "generated" and settings.temperature == 0
+    # An answer that was cut is scored with an end token that the teacher did not choose, and gold
+    # answers with none of its tokens.
+    own = settings.answers == "generated" and not settings.gold_share
+    greedy = own and settings.temperature == 0
     if greedy and settings.checks.must_finish and agreement < MIN_ARGMAX_AGREEMENT:
         raise TeacherError(
             f"only {agreement:.1%} of the greedy tokens are the argmax of the kept distribution",

@@ -168,6 +168,12 @@ def data_of(folder: Path) -> dict[str, Any]:
     quarantined = statistics.pop("quarantined")
     warnings = statistics.pop("warnings")
     shared = statistics.pop("images_in_several_splits")
+    if (copies := statistics.get("duplicate_images")) is not None:
+        found = {
+            f"{leak['split']} in {leak['also_in']}": leak["samples"] for leak in copies["leaks"]
+        }
+        kept = {key: copies[key] for key in ("groups", "copies")}
+        statistics["duplicate_images"] = {**kept, "leaking_samples": found}
     distributions: dict[str, Any] = {}
     facts = _without_distributions(statistics, "", distributions)
     return {

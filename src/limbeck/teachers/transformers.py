@@ -116,7 +116,8 @@ class _Open(OpenTeacher):
             if not blank:  # scoring the answers needs the same prompts
                 pairs = zip(batch, items, strict=True)
                 self._prompts = {r.sample.id: (r.sample, item) for r, item in pairs}
-            yield batch, self._generate(items, decoding)
+            # One seed a batch: another answer to the same samples needs another.
+            yield batch, self._generate(items, decoding, number=batch[0].number)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         import torch
@@ -189,12 +190,14 @@ class _Open(OpenTeacher):
     def save_tokenizer(self, folder: Path) -> None:
         self.loaded.tokenizer.save_pretrained(folder)
 
-    def _generate(self, items: Sequence[Encoded], decoding: Decoding) -> list[Answer]:
+    def _generate(
+        self, items: Sequence[Encoded], decoding: Decoding, *, number: int = 0
+    ) -> list[Answer]:
         generated = self.loaded.generate(
             items,
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
-            seed=decoding.seed,
+            seed=decoding.seed + number,
             share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]

@@ -38,7 +38,7 @@ class Row:
     `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs, and
     so are `videos` (or folders), of which `frames` frames each become pictures.
     `split` is the source's own name for it. `error` is set where the source could not even read
-    the row.
+    the row. `source` is whose options hold for it, where that is not the source that is prepared.
     """
 
     id: str
@@ -51,6 +51,7 @@ class Row:
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: {})
     error: str | None = None
+    source: Source | None = None
 
 
 class Source(Component):
@@ -65,6 +66,11 @@ class Source(Component):
         "value, <image> says where its pictures stand (default: in front)",
     )
     limit: int | None = Field(None, gt=0, description="samples of each split, the first ones")
+    split: str | None = Field(
+        None,
+        pattern=r"^[\w.-]{1,100}$",
+        description="of all rows, whatever the source says, such as unlabelled",
+    )
     splits: Literal["native", "hash"] = Field(
         "native", description="native: as the source says, else train; hash: drawn anew, stable"
     )
@@ -88,6 +94,12 @@ class Source(Component):
     max_aspect_ratio: float = Field(
         200, ge=1, description="of a picture's sides; Qwen-VL processors refuse more than 200"
     )
+    duplicates: Literal["warn", "drop", "ignore"] = Field(
+        "warn",
+        description="pictures that occur twice, also re-encoded or resized: warn: of those that "
+        "held-out splits share with others; drop: leave out the training side, and repeats within "
+        "a split, after limit; ignore: do not look",
+    )
     licence: str | None = Field(None, description="recorded with the data, carried to the report")
 
     @model_validator(mode="after")
@@ -96,6 +108,8 @@ class Source(Component):
             for name in ("validation_share", "test_share", "hash_by"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} needs splits: hash")
+        elif self.split is not None:
+            raise ValueError("split and splits: hash exclude one another")
         elif self.shares[0] + self.shares[1] >= 1:
             raise ValueError("validation_share and test_share leave nothing to train on")
         return self
@@ -108,6 +122,8 @@ class Source(Component):
 
     def split_of(self, name: str | None) -> str:
         """Our name of a native split; a row that names none is for training."""
+        if self.split is not None:
+            return self.split
         if name is None:
             return "train"
         return self.split_names.get(name) or SPLIT_NAMES.get(name.lower(), name)
@@ -123,6 +139,10 @@ class Source(Component):
     def image_roots(self) -> list[Path]:
         """Folders that pictures may be in; relative paths start from the first."""
         return []
+
+    def stated_licence(self) -> str | None:
+        """The licence to record with the data."""
+        return self.licence
 
     def content_key(self) -> Any:
         """What identifies the content behind the fields: hashes or sizes and times of files.
