@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from limbeck import journal
 from limbeck.progress import meter
 from limbeck.recipe.sections import Evaluation
 from limbeck.records import Prediction, Sample
+from limbeck.stop import stop_on_signals
 from limbeck.store import write_atomic
 from limbeck.teachers import Answer, Decoding, Request, Teacher, batches_by_length
 
@@ -34,15 +36,17 @@ def predict(
     job = output.name.removesuffix("-partial")
     session = model.open(data, device=device, responses=responses, job=job)
     try:
-        batches = [
-            [Request(sample) for sample in batch]
-            for batch in batches_by_length(session, samples, settings.batch_size)
-            if any(sample.id not in done for sample in batch)
-        ]
+        planned = batches_by_length(session, samples, settings.batch_size)
+        batches = session.left_of([list(map(Request, batch)) for batch in planned], done)
         waiting = sum(map(len, batches))
         decoding = Decoding(settings.max_new_tokens)
-        with meter("answering", len(samples), done=len(samples) - waiting) as progress:
-            for requests, answers in session.stream(batches, decoding, workers=settings.workers):
+        total = len(samples)
+        with (
+            stop_on_signals() as stop,
+            meter("answering", total, done=total - waiting) as progress,
+            closing(session.stream(batches, decoding, workers=settings.workers)) as answered,
+        ):
+            for requests, answers in answered:
                 rows = [
                     _row(request.sample, answer)
                     for request, answer in zip(requests, answers, strict=True)
@@ -50,6 +54,7 @@ def predict(
                 journal.append(output / JOURNAL, rows)
                 done |= {row["id"]: row for row in rows}
                 progress.advance(len(rows), facts=session.usage())
+                stop.raise_if_stopped()
     finally:
         session.close()
     lines = [json.dumps(done[sample.id], ensure_ascii=False) for sample in samples]

@@ -9,7 +9,7 @@ from limbeck.graph.core import Graph
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
-    is_first_seed,
+    is_benchmarked,
     predictions_stage,
     report_stage,
 )
@@ -32,11 +32,10 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
-    wanted = recipe.benchmark.models
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (wanted is None or arm.name in wanted) and is_first_seed(arm, graph.arms)
+        if model is not None and is_benchmarked(graph, arm)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

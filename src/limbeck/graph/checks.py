@@ -9,7 +9,7 @@ from typing import cast
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
-from limbeck.teachers import Capability
+from limbeck.teachers import Capability, Teacher
 
 
 def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability]) -> None:
@@ -53,6 +53,13 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
                     where=f"{where}.temperature",
                     mend=f"add {temperature} to label.temperatures, or set label.signal to hidden",
                 )
+            if temperature not in (None, 1.0) and "whole_distributions" not in can:
+                raise UsageError(
+                    f"temperature {temperature} needs every token's probability, and this teacher"
+                    " gives those of the likeliest",
+                    where=f"{where}.temperature",
+                    mend="set it to 1",
+                )
 
 
 def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
@@ -76,6 +83,20 @@ def _cannot(what: str, field: str, instead: str) -> UsageError:
     return UsageError(
         f"this teacher cannot {what}", where=f"label.{field}", mend=f"set it to {instead}"
     )
+
+
+def check_benchmark(recipe: Recipe) -> None:
+    """Refuse to time a teacher that runs on a server; it is left out where nothing is listed.
+
+    Raises:
+        UsageError: it is listed.
+    """
+    if cast(Teacher, recipe.teacher).is_served and "teacher" in (recipe.benchmark.models or ()):
+        raise UsageError(
+            "the teacher is served, and what runs elsewhere cannot be timed like what runs here",
+            where="benchmark.models",
+            mend="list the other models there, or nothing",
+        )
 
 
 def check_vision_cache(arms: Sequence[Arm]) -> None:

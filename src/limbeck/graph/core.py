@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
-from limbeck.graph.checks import check_signals, check_vision_cache, device_of
+from limbeck.graph.checks import (
+    check_benchmark,
+    check_signals,
+    check_vision_cache,
+    device_of,
+)
 from limbeck.recipe import Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
@@ -32,6 +37,7 @@ class Graph:
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, self.arms, self.teacher.capabilities())
         check_vision_cache(self.arms)
+        check_benchmark(recipe)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import UsageError
 from limbeck.graph.core import Graph
 from limbeck.graph.models import teacher_identity
 from limbeck.recipe import Arm
@@ -82,18 +81,12 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
 
-def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
+def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf) -> Stage:
     """Time one model, in a process of its own."""
     from limbeck.benchmark.machine import machine
 
     settings = graph.recipe.benchmark
     device_type = graph.device.partition(":")[0]  # every rank must find the same fingerprint
-    if model is None:
-        raise UsageError(
-            "a served teacher cannot be benchmarked yet",
-            where="benchmark.models",
-            mend="list the other models there",
-        )
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.benchmark.stage import benchmark_model
@@ -148,6 +141,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
         )
@@ -174,6 +168,8 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
     }
 
 
-def is_first_seed(arm: Arm, arms: Sequence[Arm]) -> bool:
-    """Seeds of one arm have equal cost, so only the first is benchmarked."""
-    return next(other for other in arms if other.name == arm.name) == arm
+def is_benchmarked(graph: Graph, arm: Arm) -> bool:
+    """Whether an arm's model is timed: of each that is asked for the first seed, costs are equal."""
+    wanted = graph.recipe.benchmark.models
+    first = next(other for other in graph.arms if other.name == arm.name)
+    return (wanted is None or arm.name in wanted) and first == arm

@@ -11,18 +11,20 @@ again, so a run that was killed goes on and ends in the same files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.labels import TEACHER, TOKENIZER, write_labels
-from limbeck.errors import DataError, TeacherError
+from limbeck.errors import DataError, StoppedError, TeacherError
 from limbeck.labelling.checks import judge
 from limbeck.labelling.share import Share
 from limbeck.labelling.signals import require_agreement, signal_writer, write_signals
 from limbeck.progress import Meter, meter
 from limbeck.recipe.sections import Labelling
 from limbeck.records import Label, Sample
+from limbeck.stop import stop_on_signals
 from limbeck.store import write_json
 from limbeck.teachers import (
     Answer,
@@ -157,7 +159,7 @@ def _label_share(
         for batch in batches_by_length(session, samples, settings.batch_size)
     ]
     own = share.of(batches)
-    todo = [batch for batch in own if any(request.sample.id not in done for request in batch)]
+    todo = session.left_of(own, done)
     total, left = sum(map(len, own)), sum(map(len, todo))
     unsaved: list[Label] = []
     unfit = 0
@@ -169,17 +171,26 @@ def _label_share(
         share.note(unsaved)
         unsaved.clear()
 
-    with meter("labelling", total, done=total - left) as progress:
-        for requests, answers in _answered(session, todo, settings, decoding):
-            asked = [request.sample for request in requests]
-            labels = judge(asked, answers, settings.checks)
-            if writer is not None:
-                labels = write_signals(writer, session, asked, answers, labels, settings)
-            unsaved += labels
-            unfit += sum(not row.valid for row in labels)
-            _advance(progress, len(labels), unfit, session)
-            if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
-                save()
+    with (
+        stop_on_signals() as stop,
+        meter("labelling", total, done=total - left) as progress,
+        closing(_answered(session, todo, settings, decoding)) as answered,
+    ):
+        try:
+            for requests, answers in answered:
+                asked = [request.sample for request in requests]
+                labels = judge(asked, answers, settings.checks)
+                if writer is not None:
+                    labels = write_signals(writer, session, asked, answers, labels, settings)
+                unsaved += labels
+                unfit += sum(not row.valid for row in labels)
+                _advance(progress, len(labels), unfit, session)
+                if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
+                    save()
+                stop.raise_if_stopped()
+        except StoppedError:
+            save()
+            raise
         save()
 
 
@@ -188,7 +199,7 @@ def _answered(
     batches: Sequence[Sequence[Request]],
     settings: Labelling,
     decoding: Decoding,
-) -> Iterator[Answered]:
+) -> Generator[Answered]:
     """Every batch with its answers: the first references, or the teacher's own."""
     if settings.answers == "gold":
         for batch in batches:
