@@ -169,7 +169,7 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 
 
 def is_benchmarked(graph: Graph, arm: Arm) -> bool:
-    """Whether an arm's model is timed: of each that is asked for the first seed, costs are equal."""
+    """Whether an arm's model is timed: the first seed of each, as seeds have equal cost."""
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     return (wanted is None or arm.name in wanted) and first == arm

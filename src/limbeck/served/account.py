@@ -41,9 +41,13 @@ class Account:
         on_the_way = self._under_way if again else max(self._under_way, self.running)
         if most is not None and used.requests + on_the_way + 1 > most:
             return False
-        expected = used.dearest or self._server.cost(0, answer_limit)
+        if cap is None:
+            return True
         calls = self.running + (not again)
-        return cap is None or used.cost + calls * expected <= cap * (1 + 1e-9)
+        if not used.dearest and calls > 1:
+            return False  # what pictures cost is known when the first reply is here
+        expected = used.dearest or self._server.cost(0, answer_limit)
+        return used.cost + calls * expected <= cap * (1 + 1e-9)
 
     def cap_error(self) -> TeacherError:
         """What to raise when nothing more is admitted."""
