@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, FaultyModel, Sent, completion, question
 
+from chat_server import ChatServer, FaultyModel, Sent, completion, question
 from limbeck.data.samples import read_samples
 from limbeck.errors import TeacherError
 from limbeck.records import Sample
@@ -51,7 +51,9 @@ def questions(screens: Path, count: int) -> list[Sample]:
 
 def answered(session: Any, samples: list[Sample]) -> dict[str, Answer]:
     found: dict[str, Answer] = {}
-    batches = [[Request(sample) for sample in samples[i : i + 8]] for i in range(0, len(samples), 8)]
+    batches = [
+        [Request(sample) for sample in samples[i : i + 8]] for i in range(0, len(samples), 8)
+    ]
     for requests, answers in session.stream(batches, DECODING):
         for request, answer in zip(requests, answers, strict=True):
             assert request.sample.id not in found, "doubled"
@@ -64,7 +66,10 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_1000_requests_of_which_30_percent_fail(
-    screens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    screens: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TEST_KEY", KEY)
     samples, model = questions(screens, 1000), FaultyModel(0.3)
@@ -94,7 +99,7 @@ def test_1000_requests_of_which_30_percent_fail(
             assert (answer.failure, answer.text) == (None, expected), "mixed up or lost"
             assert answer.finished
     kinds = set(model.faults)
-    assert kinds >= {*"rate error reset hang half empty refusal duplicate".split(), "wrong order"}
+    assert kinds >= {*["rate", "error", "reset", "hang", "half", "empty", "refusal", "duplicate"], "wrong order"}
     assert sum(model.faults.values()) > 250
     assert sum(model.billed.values()) <= 1.5 * 1000
     assert facts["failures"] == len(refused)
@@ -126,12 +131,15 @@ def test_the_cost_cap_stops_and_counts_earlier_runs(screens: Path, tmp_path: Pat
         assert max(model.billed.values()) == 1
         session.close()
         few = teacher(server, max_requests=5)
-        with pytest.raises(TeacherError, match="max_requests: 5 requests were sent"):
-            answered(few.open(screens, device="cpu", responses=tmp_path, job="few"), samples)
-        assert sum(model.billed.values()) == 60, "those 60 were known"
+        session = few.open(screens, device="cpu", responses=tmp_path, job="few")
+        assert len(answered(session, samples)) == 60, "all were known"
+        session.close()
         other = questions(screens, 70)[60:]
         with pytest.raises(TeacherError, match="max_requests: 5 requests were sent"):
-            answered(few.open(screens, device="cpu", responses=tmp_path, job="few"), other)
+            answered(
+                session := few.open(screens, device="cpu", responses=tmp_path, job="few"), other
+            )
+        session.close()
         assert sum(model.billed.values()) == 65
 
 
@@ -232,7 +240,7 @@ def test_two_processes_on_one_folder_share_what_is_paid_and_the_cap(
 
 RECIPE = """
 name: served
-data: {source: screens, train: 80, validation: 2, test: 4}
+data: {source: screens, train: 50, validation: 2, test: 4}
 teacher: {backend: openai, base_url: %s, model: m, concurrency: 4, api_key_env: TEST_KEY}
 student: {build: {family: qwen2_vl}}
 label: {signal: none, batch_size: 2}
@@ -243,7 +251,9 @@ losses: [{kind: cross_entropy}]
 def start(recipe: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "limbeck", "label", str(recipe), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TEST_KEY": KEY}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
 
 
 def until(condition: Any, process: subprocess.Popen[bytes]) -> None:
@@ -260,7 +270,7 @@ def test_a_stopped_job_pays_for_nothing_twice(tmp_path: Path, number: int, code:
     with ChatServer(model) as server:
         recipe.write_text(RECIPE % server.url + f"work: {tmp_path / 'work'}\n")
         process = start(recipe, "--debug")
-        until(lambda: len(model.billed) > 30, process)
+        until(lambda: len(model.billed) > 20, process)
         process.send_signal(number)
         _, first = process.communicate(timeout=60)
         assert process.returncode == code, first.decode()[-2000:]
@@ -274,7 +284,7 @@ def test_a_stopped_job_pays_for_nothing_twice(tmp_path: Path, number: int, code:
     assert sum(model.billed.values()) <= len(model.billed) + lost
     work = tmp_path / "work"
     (manifest,) = (json.loads(p.read_text()) for p in work.glob("labels/*/MANIFEST.json"))
-    assert manifest["summary"]["valid"] == 80
+    assert manifest["summary"]["valid"] == 50
     assert manifest["summary"]["usage"]["requests"] == len(model.billed)
     contents = [path.read_bytes() for path in work.rglob("*") if path.is_file()]
     assert not any(KEY.encode() in content for content in [*contents, out, first, second])
