@@ -108,7 +108,7 @@ def reply_from(content: bytes, *, tail: int | None = None) -> Reply:
         prompt_logprobs=(body.get("prompt_logprobs") or [])[cut] or None,
         prompt_token_ids=(body.get("prompt_token_ids") or [])[cut] or None,
     )
-    if failure is None and not text.strip() and not reply.prompt_logprobs:
+    if failure is None and reply.finished and not text.strip() and not reply.prompt_logprobs:
         raise TryAgain("the answer is empty", "server", billed=True, reply=reply)
     return reply
 

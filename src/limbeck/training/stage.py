@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ def train_student(
     def columns_of(text: str) -> list[int]:
         return vocabulary.columns_of(torch.tensor(student.encoder.answer_tokens(text))).tolist()
 
+    session: OpenTeacher | None = None
     if signalled:
         if labelling.signal == "live":
             session = teacher.open(data, device=device)
@@ -93,7 +95,8 @@ def train_student(
                 teacher_tokenizer=_teacher_tokenizer(labels),
                 about_teacher=about_teacher,
             )
-    return _train(job, section.adapter, section.freeze, about)
+    with closing(session) if session is not None else nullcontext():
+        return _train(job, section.adapter, section.freeze, about)
 
 
 def fine_tune(
