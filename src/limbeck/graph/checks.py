@@ -10,6 +10,7 @@ from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
 from limbeck.teachers import Capability, Teacher
+from limbeck.teachers.transformers import Transformers
 
 
 def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability]) -> None:
@@ -86,17 +87,19 @@ def _cannot(what: str, field: str, instead: str) -> UsageError:
 
 
 def check_benchmark(recipe: Recipe) -> None:
-    """Refuse to time a teacher that runs on a server; it is left out where nothing is listed.
+    """Refuse to time a teacher that runs elsewhere; it is left out where nothing is listed.
 
     Raises:
         UsageError: it is listed.
     """
-    if cast(Teacher, recipe.teacher).is_served and "teacher" in (recipe.benchmark.models or ()):
-        raise UsageError(
-            "the teacher is served, and what runs elsewhere cannot be timed like what runs here",
-            where="benchmark.models",
-            mend="list the other models there, or nothing",
-        )
+    if isinstance(recipe.teacher, Transformers) or "teacher" not in (recipe.benchmark.models or ()):
+        return
+    served = "is served" if cast(Teacher, recipe.teacher).is_served else "runs elsewhere"
+    raise UsageError(
+        f"the teacher {served}, and cannot be timed like what runs in this process",
+        where="benchmark.models",
+        mend="list the other models there, or nothing",
+    )
 
 
 def check_vision_cache(arms: Sequence[Arm]) -> None:

@@ -222,7 +222,7 @@ class Teacher(Component):
 
     selector: ClassVar[str] = "backend"
     is_served: ClassVar[bool] = False
-    """Whether it runs on a server, where it can be neither trained nor timed."""
+    """Whether it runs on a server, of whose size and speed nothing is known."""
 
     def capabilities(self) -> frozenset[Capability]:
         """What it can give beside text; known without loading or connecting."""
