@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 from limbeck.data.labels import read_labels
 from limbeck.data.samples import read_samples
-from limbeck.errors import DataError, TeacherError
+from limbeck.errors import DataError, StoppedError, TeacherError
 from limbeck.labelling import label
 from limbeck.labelling.checks import unfit_reasons
 from limbeck.recipe.sections import Checks, Labelling
@@ -178,3 +180,20 @@ def test_a_killed_job_asks_for_nothing_twice_but_what_it_lost(
     kept = 0 if tear else 8
     assert len(second.asked) == 20 - kept, "four batches of two were saved"
     assert (broken / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
+
+
+def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    class Stopped(FakeSession):
+        def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
+            if len(self.asked) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().generate(samples, decoding)
+
+    with pytest.raises(StoppedError, match="SIGTERM") as raised:
+        run(Stopped(), samples, tmp_path)
+    assert raised.value.exit_code == 75
+    rest = FakeSession()
+    run(rest, samples, tmp_path)
+    assert len(rest.asked) == 20 - 6

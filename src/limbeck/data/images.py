@@ -204,6 +204,13 @@ def fit_pixels(image: Image, min_pixels: int | None, max_pixels: int | None) -> 
     return image.resize((width, height), pillow.Resampling.BICUBIC)
 
 
+def blank_image(image: Image) -> Image:
+    """Grey of the same size."""
+    from PIL import Image as pillow
+
+    return pillow.new("RGB", image.size, (128, 128, 128))
+
+
 def _decode(data: bytes, where: str) -> tuple[Image, str]:
     with _refusing_what_breaks(data, where):
         with _opened(data) as image:

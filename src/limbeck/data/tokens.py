@@ -7,12 +7,12 @@ looks at the padding token's id to decide what counts, so pad == end of turn doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.images import BLANK, fit_pixels, open_image
+from limbeck.data.images import blank_image, fit_pixels, open_image
 from limbeck.errors import DataError, UsageError
 from limbeck.records import IGNORED, Message, Sample
 from limbeck.store import canonical_json
@@ -129,7 +129,7 @@ class Encoder:
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
         self._resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
         self._prompts: dict[str, str] = {}
-        self._answer_prefix, self.end_ids = self._turn_frame()
+        self._answer_prefix, self.end_ids = turn_frame(self.tokenizer, self._apply)
 
     @property
     def pad_id(self) -> int:
@@ -148,7 +148,7 @@ class Encoder:
             if len(self._prompts) >= _KEPT_PROMPTS:
                 self._prompts.clear()
             try:
-                self._prompts[key] = self._apply(list(messages), prompt=True)
+                self._prompts[key] = self._apply(list(messages), True)
             except _template_errors() as error:
                 raise DataError(
                     f"the model's chat template refuses the messages ({error})", where=where
@@ -162,9 +162,7 @@ class Encoder:
 
     def answer_tokens(self, answer: str) -> list[int]:
         """Ids of an answer with its end of turn; markers in the text are only text."""
-        text = self._answer_prefix + answer
-        options = {"add_special_tokens": False, "split_special_tokens": True}
-        return [*self.tokenizer(text, **options)["input_ids"], *self.end_ids]
+        return answer_tokens(self.tokenizer, self._answer_prefix, answer, self.end_ids)
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens; undoes `answer_tokens`."""
@@ -195,7 +193,7 @@ class Encoder:
 
         images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
         if blank_images:
-            images = [_blank(image) for image in images]
+            images = [blank_image(image) for image in images]
         outputs = dict(self._process(self.render(sample.messages, where=sample.id), images, sample))
         prompt_1L, mask_1L = outputs.pop("input_ids"), outputs.pop("attention_mask")
         assert bool(mask_1L.all()), "a single prompt has no padding"
@@ -252,46 +250,62 @@ class Encoder:
                 mend="lower max_pixels, or raise context_tokens if the model can take more",
             )
 
-    def _apply(self, messages: list[Message], *, prompt: bool) -> str:
+    def _apply(self, messages: list[Message], prompt: bool) -> str:
         return self.processor.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=prompt, tokenize=False
         )
 
-    def _turn_frame(self) -> tuple[str, list[int]]:
-        """White space before an answer, and what ends it, as the template has them.
 
-        A space is left out where the tokenizer itself puts one before every text. The end is the
-        first special token that the template writes after an answer, or the tokenizer's end of
-        sequence where it writes none.
-        """
-        question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        prefix, after = "", ""
-        for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
-            try:
-                prompt = self._apply([question], prompt=True)
-                turns = [question, {"role": "assistant", "content": content}]
-                whole = self._apply(turns, prompt=False)
-            except _template_errors():
-                continue
-            before, found, after = whole.partition(_ANSWER)
-            if found:
-                between = before.removeprefix(prompt) if before.startswith(prompt) else ""
-                by_itself = self._ids(before.removesuffix(between)) + self._ids(_ANSWER)
-                if between.isspace() and self._ids(before + _ANSWER) != by_itself:
-                    prefix = between
-                break
-        special = set(self.tokenizer.all_special_ids)
-        ids = self._ids(after) if after else []
-        end = next((token for token in ids if token in special), self.tokenizer.eos_token_id)
-        if end is None:
-            raise UsageError(
-                "neither the chat template nor the tokenizer says how an answer ends",
-                where=str(self.tokenizer.name_or_path),
-            )
-        return prefix, [end]
+def turn_frame(
+    tokenizer: Any, apply: Callable[[list[Message], bool], str]
+) -> tuple[str, list[int]]:
+    """White space before an answer, and what ends it, as the chat template has them.
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    A space is left out where the tokenizer itself puts one before every text. The end is the
+    first special token that the template writes after an answer, or the tokenizer's end of
+    sequence where it writes none.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        apply: renders messages with the template, with or without the beginning of an answer.
+
+    Raises:
+        UsageError: nothing says how an answer ends.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+    prefix, after = "", ""
+    for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
+        try:
+            prompt = apply([question], True)
+            whole = apply([question, {"role": "assistant", "content": content}], False)
+        except _template_errors():
+            continue
+        before, found, after = whole.partition(_ANSWER)
+        if found:
+            between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+            by_itself = ids_of(before.removesuffix(between)) + ids_of(_ANSWER)
+            if between.isspace() and ids_of(before + _ANSWER) != by_itself:
+                prefix = between
+            break
+    special = set(tokenizer.all_special_ids)
+    ids = ids_of(after) if after else []
+    end = next((token for token in ids if token in special), tokenizer.eos_token_id)
+    if end is None:
+        raise UsageError(
+            "neither the chat template nor the tokenizer says how an answer ends",
+            where=str(tokenizer.name_or_path),
+        )
+    return prefix, [end]
+
+
+def answer_tokens(tokenizer: Any, prefix: str, text: str, end_ids: Sequence[int]) -> list[int]:
+    """Ids of an answer with its end of turn; markers in the text are only text."""
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    return [*tokenizer(prefix + text, **options)["input_ids"], *end_ids]
 
 
 def expected_prompt_tokens(sample: Sample) -> int:
@@ -372,12 +386,6 @@ def _image_token_id(config: Any, processor: Any) -> int | None:
         if (found := getattr(owner, name, None)) is not None:
             return found
     return None
-
-
-def _blank(image: Image) -> Image:
-    from PIL import Image as images
-
-    return images.new("RGB", image.size, BLANK)
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

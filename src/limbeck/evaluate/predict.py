@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from limbeck import journal
 from limbeck.progress import meter
 from limbeck.recipe.sections import Evaluation
 from limbeck.records import Prediction, Sample
+from limbeck.stop import stop_on_signals
 from limbeck.store import write_atomic
 from limbeck.teachers import Answer, Decoding, Request, Teacher, batches_by_length, share_prefixes
 
@@ -40,15 +42,17 @@ def predict(
     try:
         together = settings.share_prefix
         why_apart = share_prefixes(session, samples) if together else None
-        batches = [
-            [Request(sample) for sample in batch]
-            for batch in batches_by_length(session, samples, settings.batch_size, together=together)
-            if any(sample.id not in done for sample in batch)
-        ]
+        planned = batches_by_length(session, samples, settings.batch_size, together=together)
+        batches = [list(map(Request, batch)) for batch in session.left_of(list(planned), done)]
         waiting = sum(map(len, batches))
         decoding = Decoding(settings.max_new_tokens, blank_images=blank_pictures)
-        with meter("answering", len(samples), done=len(samples) - waiting) as progress:
-            for requests, answers in session.stream(batches, decoding, workers=settings.workers):
+        total = len(samples)
+        with (
+            stop_on_signals() as stop,
+            meter("answering", total, done=total - waiting) as progress,
+            closing(session.stream(batches, decoding, workers=settings.workers)) as answered,
+        ):
+            for requests, answers in answered:
                 rows = [
                     _row(request.sample, answer)
                     for request, answer in zip(requests, answers, strict=True)
@@ -56,6 +60,7 @@ def predict(
                 journal.append(output / JOURNAL, rows)
                 done |= {row["id"]: row for row in rows}
                 progress.advance(len(rows), facts=session.usage())
+                stop.raise_if_stopped()
     finally:
         session.close()
     lines = [json.dumps(done[sample.id], ensure_ascii=False) for sample in samples]

@@ -10,14 +10,13 @@ from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
-    is_first_seed,
+    is_benchmarked,
     predictions_stage,
     report_stage,
 )
 from limbeck.graph.models import data_stage, model_of
 from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
-from limbeck.recipe.recipe import has_cost
 
 __all__ = ["Graph", "graph_of"]
 
@@ -35,14 +34,10 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
-    wanted = recipe.benchmark.models
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if model is not None
-        and has_cost(arm.name)
-        and (arm.name in wanted if wanted is not None else model.model is not None)
-        and is_first_seed(arm, graph.arms)
+        if model is not None and is_benchmarked(graph, arm, model)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

@@ -54,6 +54,13 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
                     where=f"{where}.temperature",
                     mend=f"add {temperature} to label.temperatures, or set label.signal to hidden",
                 )
+            if temperature not in (None, 1.0) and "whole_distributions" not in can:
+                raise UsageError(
+                    f"temperature {temperature} needs every token's probability, and this teacher"
+                    " gives those of the likeliest",
+                    where=f"{where}.temperature",
+                    mend="set it to 1",
+                )
 
 
 def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:

@@ -10,6 +10,7 @@ from limbeck.data.samples import read_samples
 from limbeck.graph.core import Graph
 from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import has_cost
 from limbeck.stages import Stage
 from limbeck.store import Store
 from limbeck.teachers.specialised import Prompting
@@ -157,6 +158,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
         )
@@ -183,6 +185,13 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
     }
 
 
-def is_first_seed(arm: Arm, arms: Sequence[Arm]) -> bool:
-    """Seeds of one arm have equal cost, so only the first is benchmarked."""
-    return next(other for other in arms if other.name == arm.name) == arm
+def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
+    """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
+
+    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    """
+    wanted = graph.recipe.benchmark.models
+    first = next(other for other in graph.arms if other.name == arm.name)
+    if not has_cost(arm.name) or first != arm:
+        return False
+    return model.model is not None if wanted is None else arm.name in wanted

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.labels import TEACHER, TOKENIZER, write_labels
-from limbeck.errors import DataError, TeacherError
+from limbeck.errors import DataError, StoppedError, TeacherError
 from limbeck.labelling.answers import answered, labels_of
 from limbeck.labelling.share import Share
 from limbeck.labelling.signals import require_agreement, signal_writer, write_signals
 from limbeck.progress import Meter, meter
 from limbeck.recipe.sections import Labelling
 from limbeck.records import Label, Sample
+from limbeck.stop import stop_on_signals
 from limbeck.store import write_json
 from limbeck.teachers import (
     Capability,
@@ -167,7 +169,7 @@ def _label_share(
     done = share.done(writer.coding.format if writer else None)
     size, together = settings.batch_size, settings.share_prefix
     own = share.of(list(batches_by_length(session, samples, size, together=together)))
-    todo = [batch for batch in own if any(sample.id not in done for sample in batch)]
+    todo = session.left_of(own, done)
     total, left = sum(map(len, own)), sum(map(len, todo))
     unsaved: list[Label] = []
     unfit = 0
@@ -179,17 +181,26 @@ def _label_share(
         share.note(unsaved)
         unsaved.clear()
 
-    with meter("labelling", total, done=total - left) as progress:
-        for kept in answered(session, todo, settings, decoding, confident=confident):
-            labels = labels_of(kept, settings.checks)
-            if writer is not None:
-                asked, answers = [one.sample for one in kept], [one.answer for one in kept]
-                labels = write_signals(writer, session, asked, answers, labels, settings)
-            unsaved += labels
-            unfit += sum(not row.valid for row in labels)
-            _advance(progress, len(labels), unfit, session)
-            if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
-                save()
+    with (
+        stop_on_signals() as stop,
+        meter("labelling", total, done=total - left) as progress,
+        closing(answered(session, todo, settings, decoding, confident=confident)) as groups,
+    ):
+        try:
+            for kept in groups:
+                labels = labels_of(kept, settings.checks)
+                if writer is not None:
+                    asked, answers = [one.sample for one in kept], [one.answer for one in kept]
+                    labels = write_signals(writer, session, asked, answers, labels, settings)
+                unsaved += labels
+                unfit += sum(not row.valid for row in labels)
+                _advance(progress, len(labels), unfit, session)
+                if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
+                    save()
+                stop.raise_if_stopped()
+        except StoppedError:
+            save()
+            raise
         save()
 
 

@@ -6,7 +6,8 @@ that a batch takes no more memory than before; a sample is passed on when it has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from limbeck.labelling.checks import unfit_reasons
@@ -33,7 +34,7 @@ def answered(
     decoding: Decoding,
     *,
     confident: bool = False,
-) -> Iterator[list[Kept]]:
+) -> Generator[list[Kept]]:
     """Every sample of the batches with its answer, in groups as they get ready.
 
     Args:
@@ -57,18 +58,19 @@ def answered(
         if own:
             generated += [[Request(s, number) for s in own] for number in range(settings.samples)]
     waiting: dict[str, dict[int, Answer]] = {}
-    for requests, answers in session.stream(generated, decoding, workers=settings.workers):
-        ready: list[tuple[Sample, list[Answer]]] = []
-        for request, answer in zip(requests, answers, strict=True):
-            given = waiting.setdefault(request.sample.id, {})
-            given[request.number] = answer
-            if len(given) == settings.samples:
-                del waiting[request.sample.id]
-                ready.append((request.sample, [given[n] for n in range(settings.samples)]))
-        if ready and (confident or settings.needs_confidence):
-            ready = _with_confidence(session, ready, settings)
-        if ready:
-            yield [_best(sample, several, settings) for sample, several in ready]
+    with closing(session.stream(generated, decoding, workers=settings.workers)) as groups:
+        for requests, answers in groups:
+            ready: list[tuple[Sample, list[Answer]]] = []
+            for request, answer in zip(requests, answers, strict=True):
+                given = waiting.setdefault(request.sample.id, {})
+                given[request.number] = answer
+                if len(given) == settings.samples:
+                    del waiting[request.sample.id]
+                    ready.append((request.sample, [given[n] for n in range(settings.samples)]))
+            if ready and (confident or settings.needs_confidence):
+                ready = _with_confidence(session, ready, settings)
+            if ready:
+                yield [_best(sample, several, settings) for sample, several in ready]
 
 
 def labels_of(kept: Sequence[Kept], checks: Checks) -> list[Label]:

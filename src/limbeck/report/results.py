@@ -45,6 +45,7 @@ class ReportInputs:
     evaluation: Path
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
+    served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
 
@@ -68,7 +69,8 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
     costs = arm_costs(inputs.models, benchmarks)
     steps = steps_by_arm(inputs.models, training)
     headline = (inputs.recipe.get("report") or {}).get("headline")
-    judged = verdict(scores, headline=headline, costs=costs, steps=steps)
+    served = inputs.served_teacher
+    judged = verdict(scores, headline=headline, costs=costs, steps=steps, served_teacher=served)
     metric = headline_metric(scores, headline)
     teacher = costs.get("teacher")
     results = {
@@ -94,6 +96,11 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
     }
     results["warnings"] = warnings_of(results)
+    if served and costs:
+        results["warnings"].append(
+            "the teacher is served: its size is unknown and it was not timed, so that nothing is"
+            " said about savings against it"
+        )
     return clean(results)
 
 

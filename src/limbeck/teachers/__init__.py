@@ -7,7 +7,7 @@ looked at offline; `open` loads or connects it and gives an `OpenTeacher`, which
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -117,7 +117,14 @@ SAMPLES_BLANKED = 4
 
 
 class OpenTeacher:
-    """A teacher that is loaded (or connected) and answers batches; base of every backend's own."""
+    """A teacher that is loaded (or connected) and answers batches; base of every backend's own.
+
+    Attributes:
+        batched: whether the samples of a batch share padded shapes, so that a batch of which a part
+            is lost is asked again as a whole; else each is asked by itself.
+    """
+
+    batched: ClassVar[bool] = True
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
         """Answer each sample."""
@@ -125,7 +132,7 @@ class OpenTeacher:
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         """Answer batch after batch; groups come when they are finished, in any order.
 
         Args:
@@ -136,6 +143,12 @@ class OpenTeacher:
         del workers
         for batch in batches:
             yield batch, self.generate([request.sample for request in batch], decoding)
+
+    def left_of(self, batches: Sequence[list[Sample]], done: Container[str]) -> list[list[Sample]]:
+        """What has still to be asked of batches, where samples (by id) are done already."""
+        left = [[sample for sample in batch if sample.id not in done] for batch in batches]
+        pairs = zip(batches, left, strict=True)
+        return [whole if self.batched else rest for whole, rest in pairs if rest]
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         """The distributions along given answers.
@@ -237,6 +250,8 @@ class Teacher(Component):
     """
 
     selector: ClassVar[str] = "backend"
+    is_served: ClassVar[bool] = False
+    """Whether it runs on a server, of whose size and speed nothing is known."""
 
     system_prompt: str | None = Field(
         default=None, min_length=1, description="goes before the sample's own, if it has one"

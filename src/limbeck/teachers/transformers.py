@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -105,7 +105,7 @@ class _Open(OpenTeacher):
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         from limbeck.data.prefetch import encoded_batches
 
         planned = [list(batch) for batch in batches]

@@ -23,6 +23,7 @@ from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.models.shared_prefix import training_batch
 from limbeck.progress import meter, say
 from limbeck.records import AnswerSize, TeacherSignal
+from limbeck.stop import stop_on_signals
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
 from limbeck.training.counters import Counters, StepReport
@@ -33,7 +34,6 @@ from limbeck.training.memory import is_out_of_memory, memory_in_use
 from limbeck.training.objective import Objective, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
 from limbeck.training.own_answers import OwnAnswers, drawn_steps
-from limbeck.training.stop import stop_on_signals
 from limbeck.training.tracking import note_of, open_tracker
 from limbeck.training.vision_cache import cache_vision_features
 

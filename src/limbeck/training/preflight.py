@@ -43,7 +43,7 @@ def preflight(job: Job, teacher: TeacherFacts | None = None) -> dict[str, Any]:
         "supervised_tokens": len(item.answer_ids),
         "visual_tokens": item.visual_tokens,
         "visual_tokens_of_the_teacher": teacher_visual_tokens,
-        "shared_vocabulary": job.vocabulary.describe() if job.spans is None else None,
+        "shared_vocabulary": job.vocabulary.describe() if _compares_tokens(job) else None,
         "aligned_spans": _spans(job),
         "live_teacher": teacher.live_memory if teacher else None,
         "shared_prefix": _shared_prefix(job) if job.training.share_prefix else None,
@@ -79,6 +79,11 @@ def _shared_prefix(job: Job) -> str:
     return (
         f"{len(answers)} samples on {len(kinds)} sets of pictures (in the first, {tokens} tokens)"
     )
+
+
+def _compares_tokens(job: Job) -> bool:
+    """Whether a loss compares distributions token by token; else the teacher's do not matter."""
+    return job.spans is None and any(loss.needs_signal for loss in job.losses)
 
 
 def _spans(job: Job) -> str | None:

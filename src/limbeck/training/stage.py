@@ -6,9 +6,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from limbeck.data.labels import TEACHER, TOKENIZER, read_labels
 from limbeck.errors import DataError, UsageError
@@ -22,15 +23,12 @@ from limbeck.recipe.sections import (
     Student,
     Training,
 )
-from limbeck.records import Sample
+from limbeck.records import AlignedSignal, Sample
 from limbeck.signals import SignalSource
 from limbeck.teachers import OpenTeacher, Teacher, share_prefixes
 from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
 from limbeck.training.job import Job, TeacherFacts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MODEL = "student"
 """Sub-folder of a finished training stage that `from_pretrained` loads."""
@@ -96,6 +94,7 @@ def train_student(
     def columns_of(text: str) -> list[int]:
         return vocabulary.columns_of(torch.tensor(student.encoder.answer_tokens(text))).tolist()
 
+    session: OpenTeacher | None = None
     if signalled:
         if labelling.signal == "live":
             session = teacher.open(data, device=device)
@@ -119,7 +118,8 @@ def train_student(
                 teacher_tokenizer=_teacher_tokenizer(first),
                 about_teacher=about_teacher,
             )
-    summary = _train(job, section.adapter, section.freeze, about)
+    with closing(session) if session is not None else nullcontext():
+        summary = _train(job, section.adapter, section.freeze, about)
     return {**summary, "signal": labelling.signal if signalled else None}
 
 
@@ -232,9 +232,7 @@ def live_signal(
         own_answers: what the student last wrote, by sample id; changes while it trains.
         tokens_of: the student's tokens of an answer, to tell its own from the labelled one.
     """
-    import torch
-
-    from limbeck.signals.live import LiveSignal
+    from limbeck.signals.live import LiveSignal, joined
 
     # Where gold answers are labelled, examples of either target have the labelled text.
     labelled = {e.sample.id: e for e in sorted(examples, key=lambda e: e.target == "teacher")}
@@ -245,7 +243,7 @@ def live_signal(
             return own
         return labelled[sample_id].answer
 
-    def logits_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
+    def signal_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> AlignedSignal:
         texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
         scored = session.score([labelled[i].sample for i in ids], texts)
         for sample_id, answer, teacher in zip(ids, answers, scored, strict=True):
@@ -255,9 +253,9 @@ def live_signal(
                     where=f"sample {sample_id}",
                     mend="their end-of-turn tokens differ; use kind: cross_tokenizer",
                 )
-        return torch.cat([teacher.logits_NV for teacher in scored])
+        return joined([teacher.signal for teacher in scored])
 
-    return LiveSignal(logits_of)
+    return LiveSignal(signal_of)
 
 
 def _train(
