@@ -81,7 +81,7 @@ class FakeSession(OpenTeacher):
 
 
 def run(
-    session: FakeSession, samples: list[Sample], output: Path, **settings: Any
+    session: FakeSession, samples: list[Sample], output: Path, /, **settings: Any
 ) -> dict[str, Any]:
     class FakeTeacher:
         def capabilities(self) -> frozenset[Capability]:
@@ -182,6 +182,7 @@ def test_a_killed_job_asks_for_nothing_twice_but_what_it_lost(
     assert (broken / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
 
 
+<<<<<<< ours
 def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
     samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -197,3 +198,18 @@ def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
     rest = FakeSession()
     run(rest, samples, tmp_path)
     assert len(rest.asked) == 20 - 6
+=======
+def test_gold_is_mixed_in_and_of_several_answers_one_is_kept(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    summary = run(FakeSession(), samples, tmp_path / "gold", gold_share=0.5)
+    rows = read_labels(tmp_path / "gold")
+    assert 0 < summary["gold"] == sum(row.gold for row in rows) < len(rows)
+    assert summary["signals"]["samples"] == len(rows)
+    session = FakeSession()
+    run(session, samples, tmp_path / "several", samples=3, temperature=1.0)
+    assert len(session.asked) == 3 * len(samples)
+    rows = read_labels(tmp_path / "several")
+    assert [row.sample_id for row in rows] == [sample.id for sample in samples]
+    assert {row.agreement for row in rows} == {1.0}
+>>>>>>> theirs
