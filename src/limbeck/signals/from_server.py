@@ -1,0 +1,125 @@
+"""What an inference server tells of its distributions, made into a `TopK`.
+
+A server tells a few tokens a row with their log-probabilities at T = 1, over its whole vocabulary:
+at least the likeliest, and the one that stands in the answer even where it is not among them. The
+mass of the others is what is left of 1, and other temperatures than 1 cannot be known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from limbeck.errors import TeacherError
+from limbeck.records import TopK
+
+LARGEST_SUM = 1.01
+"""Kept probabilities may sum to more than 1 by what half-precision logits round, and no more."""
+
+SMALLEST_TAIL = 2.0**-23
+"""Of mass. Servers add and round in float32: a smaller rest cannot be told from this, and 0 would
+claim that all other tokens are ruled out."""
+
+
+def top_k_from_rows(
+    rows: Sequence[Mapping[int, float]], k: int, chosen: Sequence[int] | None = None
+) -> TopK:
+    """Rows of exactly k tokens, most probable first, at T = 1.
+
+    Args:
+        rows: for each answer token what the server told before it: log-probabilities by column of
+            the shared vocabulary (a token's id, where ids run from 0 without a gap). Padding rows
+            of the head are left out by whoever makes them.
+        k: how many are kept.
+        chosen: the answer's tokens. Where given, each is kept, in the last place if it is not among
+            the k most probable (with k = 1 only the most probable is kept).
+
+    Returns:
+        float32; log-sums are 0, and log-tails are of what the kept tokens leave of 1.
+
+    Raises:
+        TeacherError: a row has fewer than k tokens, or what cannot be log-probabilities of
+            different tokens; a chosen token is not told.
+    """
+    import torch
+
+    assert k >= 1, k
+    ids_NK = np.zeros((len(rows), k), dtype=np.int64)
+    logp_NK = np.zeros((len(rows), k))
+    for n, row in enumerate(rows):
+        best = _most_probable(row, k, n)
+        token = None if chosen is None else chosen[n]
+        if token is not None and k > 1 and token not in best:
+            if token not in row:
+                raise TeacherError(
+                    f"the server gives no log-probability of token {token}, which is the answer's",
+                    where=f"answer token {n}",
+                )
+            best[-1] = token
+        ids_NK[n] = best
+        logp_NK[n] = [row[column] for column in best]
+    # Without the best: 1 - p is exact where the server is certain, 1 - (all kept) is not.
+    tails_N = -np.expm1(logp_NK[:, 0]) - np.exp(logp_NK[:, 1:]).sum(1)
+    if (tails_N < 1 - LARGEST_SUM).any():
+        n = int(tails_N.argmin())
+        raise TeacherError(
+            f"the server's probabilities sum to {1 - tails_N[n]:.4g}", where=f"answer token {n}"
+        )
+    log_tails_N1 = np.log(tails_N.clip(SMALLEST_TAIL, 1))[:, None]
+    return TopK(
+        torch.from_numpy(ids_NK),
+        torch.from_numpy(logp_NK).float(),
+        torch.zeros(len(rows), 1),
+        (1.0,),
+        torch.from_numpy(log_tails_N1).float(),
+    )
+
+
+def mean_log_probability(
+    rows: Sequence[Mapping[int, float]], chosen: Sequence[int]
+) -> float | None:
+    """Of the answer's tokens, over all of them; None where the server did not tell one."""
+    if not rows or any(token not in row for row, token in zip(rows, chosen, strict=True)):
+        return None
+    return sum(row[token] for row, token in zip(rows, chosen, strict=True)) / len(rows)
+
+
+def retokenised_otherwise(written: Sequence[int], encoded: Sequence[int]) -> str | None:
+    """Why distributions along the tokens that were written do not fit the answer's text, if so.
+
+    Training encodes the text again. A model may have written the same text in other tokens, and
+    rows of distributions that belong to those are rows of something else.
+
+    Args:
+        written: the tokens that the model wrote, with the end token.
+        encoded: those of its text, with the end token (`Encoder.answer_tokens`).
+
+    Returns:
+        The reason, to be shown with the sample; None where they are the same.
+    """
+    if list(written) == list(encoded):
+        return None
+    pairs = enumerate(zip(written, encoded, strict=False))
+    shorter = min(len(written), len(encoded))
+    at = next((n for n, (ours, theirs) in pairs if ours != theirs), shorter)
+    return f"written in other tokens than its text has, from token {at} on"
+
+
+def _most_probable(row: Mapping[int, float], k: int, n: int) -> list[int]:
+    if len(row) < k:
+        raise TeacherError(
+            f"the server gives {len(row)} log-probabilities a token, not {k}",
+            where=f"answer token {n}",
+            mend=f"set label.top_k to {len(row)} or less, or let the server give more",
+        )
+    if any(math.isnan(logp) or logp > LARGEST_SUM - 1 for logp in row.values()):
+        raise TeacherError(
+            "what the server gives is not made of log-probabilities", where=f"answer token {n}"
+        )
+    # Ties by column, so that two runs keep the same.
+    best = sorted(row, key=lambda column: (-row[column], column))[:k]
+    if row[best[0]] == -math.inf:
+        raise TeacherError("the server rules out every token", where=f"answer token {n}")
+    return best
