@@ -1,0 +1,150 @@
+"""A process that answers one message with one, as the messages of `mlx_worker.py` are."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limbeck.errors import TeacherError
+from limbeck.teachers.mlx_worker import Arrays, BrokenMessageError, read_message, write_message
+
+LINES_KEPT, LINES_SHOWN = 50, 3
+SECONDS_TO_END = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class WorkerProcess:
+    """A running worker; everything that can go wrong with it is a TeacherError.
+
+    Args:
+        command: what to start; its standard error goes to the log.
+        environment: of the process; None for this process's own.
+        timeout_seconds: longest wait for a reply.
+
+    Raises:
+        TeacherError: it cannot be started.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str] | None = None,
+        timeout_seconds: float,
+    ) -> None:
+        self.timeout_seconds = timeout_seconds
+        self._asked = 0
+        self._lines: deque[str] = deque(maxlen=LINES_KEPT)
+        try:
+            self.process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # a signal to our group is ours to act on
+            )
+        except OSError as error:
+            raise TeacherError(
+                f"cannot be started ({error.strerror})",
+                where=str(command[0]),
+                mend="set teacher.python to a Python with the packages of the backend",
+            ) from error
+        self._outbox: queue.Queue[tuple[dict[str, Any], Arrays] | None] = queue.Queue()
+        self._inbox: queue.Queue[Any] = queue.Queue()
+        # In threads: a worker that hangs must not hold up who waits for it, with its pipes full.
+        work = (self._write, self._read, self._listen)
+        self._threads = [threading.Thread(target=each, daemon=True) for each in work]
+        for thread in self._threads:
+            thread.start()
+
+    def ask(self, do: str, arrays: Arrays | None = None, **fields: Any) -> tuple[Any, Any]:
+        """What it replies: fields and arrays.
+
+        Raises:
+            TeacherError: it says that it cannot, replies nonsense, or not in time, or has ended;
+                in the last three cases it is killed.
+        """
+        self._asked += 1
+        self._outbox.put(({"id": self._asked, "do": do, **fields}, arrays or {}))
+        try:
+            reply = self._inbox.get(timeout=self.timeout_seconds)
+        except queue.Empty:
+            raise self._failed(
+                f"did not answer within {self.timeout_seconds:g} seconds",
+                "raise teacher.timeout_seconds, or use a smaller model",
+            ) from None
+        if reply is None:
+            raise self._failed("has ended")
+        if isinstance(reply, BrokenMessageError):
+            raise self._failed(f"answered with what is no message: {reply}")
+        found, arrays = reply
+        if found.get("id") != self._asked:
+            raise self._failed(
+                f"answered message {found.get('id')!r} when {self._asked} was asked last"
+            )
+        if "error" in found:
+            raise TeacherError(str(found["error"]), where=f"the teacher's process, {do}")
+        return found, arrays
+
+    def close(self) -> None:
+        """End it: by the end of its input, or by force. Can be called again."""
+        self._outbox.put(None)
+        try:
+            self.process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for thread in self._threads:
+            thread.join(SECONDS_TO_END)
+
+    def _failed(self, what: str, mend: str | None = None) -> TeacherError:
+        try:  # one that has closed its output is about to end, and its code says more
+            code = self.process.wait(0.0 if mend else SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            code = None
+            self.process.kill()
+        self.close()
+        if code is not None:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            what = f"has ended ({how})" if what == "has ended" else f"{what} ({how})"
+        said = " | ".join(list(self._lines)[-LINES_SHOWN:])
+        if said:
+            what += f"; it last said: {said}"
+        return TeacherError(f"the teacher's process {what}", mend=mend)
+
+    def _write(self) -> None:
+        stream = self.process.stdin
+        assert stream is not None
+        try:
+            while (message := self._outbox.get()) is not None:
+                write_message(stream, *message)
+            stream.close()
+        except (OSError, ValueError):
+            return  # it has ended, which the reading side tells
+
+    def _read(self) -> None:
+        stream = self.process.stdout
+        assert stream is not None
+        try:
+            while (message := read_message(stream)) is not None:
+                self._inbox.put(message)
+            self._inbox.put(None)
+        except BrokenMessageError as error:
+            self._inbox.put(error)
+
+    def _listen(self) -> None:
+        stream = self.process.stderr
+        assert stream is not None
+        for line in stream:
+            text = line.decode(errors="replace").strip()
+            if text:
+                self._lines.append(text)
+                log.debug("worker: %s", text)
