@@ -16,8 +16,8 @@ from pydantic import Field
 
 from limbeck.errors import TeacherError
 from limbeck.models.encoder import ModelPrompts, load_prompts
-from limbeck.records import Sample
 from limbeck.recipe.component import Section
+from limbeck.records import Sample
 from limbeck.teachers import Answer, Answered, Decoding, OpenTeacher, Request
 
 WITHOUT_EFFECT = {"model", "revision"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,6 @@ from limbeck.teachers.made_prompts import LocalWeights, MadePrompts, seed_of
 
 if TYPE_CHECKING:
     from limbeck.data.tokens import Encoded
-    from limbeck.teachers.worker_process import WorkerProcess
 
 
 class Mlx(Teacher, LocalWeights):
@@ -63,10 +61,14 @@ class Mlx(Teacher, LocalWeights):
 
 class _Open(MadePrompts):
     def __init__(self, section: Mlx, data: Path) -> None:
+        from limbeck.teachers.workers.process import WorkerProcess
+
         super().__init__(section.load_prompts(), data)
         self._encoded: dict[str, tuple[Sample, Encoded]] = {}
         self._derived: TemporaryDirectory[str] | None = None
-        self._worker = _start(section)
+        self._worker = WorkerProcess.of(
+            "mlx_worker.py", python=section.python, timeout_seconds=section.timeout_seconds
+        )
         try:
             self._about = self._load(section)
         except BaseException:
@@ -184,21 +186,6 @@ class _Open(MadePrompts):
         if item is not None and known == sample:
             return item
         return self.prompts.encoder.encode(sample, self.data, None)
-
-
-def _start(section: Mlx) -> WorkerProcess:
-    from limbeck.teachers import mlx_worker
-    from limbeck.teachers.worker_process import WorkerProcess
-
-    environment = dict(os.environ)
-    if section.python:  # another environment's modules are not ours
-        for name in ("PYTHONPATH", "PYTHONHOME"):
-            environment.pop(name, None)
-    return WorkerProcess(
-        [section.python or sys.executable, "-u", str(Path(mlx_worker.__file__))],
-        environment=environment,
-        timeout_seconds=section.timeout_seconds,
-    )
 
 
 def _arrays(item: Encoded) -> dict[str, Any]:

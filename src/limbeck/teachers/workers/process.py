@@ -1,18 +1,27 @@
-"""A process that answers one message with one, as the messages of `mlx_worker.py` are."""
+"""A process that answers one message with one, as `worker_messages.py` describes them."""
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
+import signal
 import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import TeacherError
-from limbeck.teachers.mlx_worker import Arrays, BrokenMessageError, read_message, write_message
+from limbeck.teachers.workers.worker_messages import (
+    Arrays,
+    BrokenMessageError,
+    read_message,
+    write_message,
+)
 
 LINES_KEPT, LINES_SHOWN = 50, 3
 SECONDS_TO_END = 5.0
@@ -65,6 +74,16 @@ class WorkerProcess:
         for thread in self._threads:
             thread.start()
 
+    @classmethod
+    def of(cls, script: str, *, python: str, timeout_seconds: float) -> WorkerProcess:
+        """The worker of a file beside this one, run by `python` ("": by our own)."""
+        environment = dict(os.environ)
+        if python:  # another environment's modules are not ours
+            for name in ("PYTHONPATH", "PYTHONHOME"):
+                environment.pop(name, None)
+        command = [python or sys.executable, "-u", Path(__file__).parent / script]
+        return cls(command, environment=environment, timeout_seconds=timeout_seconds)
+
     def ask(self, do: str, arrays: Arrays | None = None, **fields: Any) -> tuple[Any, Any]:
         """What it replies: fields and arrays.
 
@@ -100,8 +119,7 @@ class WorkerProcess:
         try:
             self.process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self._kill()
         for thread in self._threads:
             thread.join(SECONDS_TO_END)
 
@@ -110,7 +128,7 @@ class WorkerProcess:
             code = self.process.wait(0.0 if mend else SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             code = None
-            self.process.kill()
+            self._kill()
         self.close()
         if code is not None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -119,6 +137,12 @@ class WorkerProcess:
         if said:
             what += f"; it last said: {said}"
         return TeacherError(f"the teacher's process {what}", mend=mend)
+
+    def _kill(self) -> None:
+        """With all that it started: it leads a group of its own."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def _write(self) -> None:
         stream = self.process.stdin
