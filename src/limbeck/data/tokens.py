@@ -118,7 +118,7 @@ class Encoder:
         self.context_tokens: int | None = context_tokens or positions
         self.image_token_id = _image_token_id(config, processor)
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
-        self._resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
+        self.resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
         self._prompts: dict[str, str] = {}
         self._answer_prefix, self.end_ids = self._turn_frame()
 
@@ -184,9 +184,7 @@ class Encoder:
         """
         import torch
 
-        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
-        if blank_images:
-            images = [_blank(image) for image in images]
+        images = self.pictures(sample, data_folder, blank_images=blank_images)
         outputs = dict(self._process(self.render(sample.messages, where=sample.id), images, sample))
         prompt_1L, mask_1L = outputs.pop("input_ids"), outputs.pop("attention_mask")
         assert bool(mask_1L.all()), "a single prompt has no padding"
@@ -208,19 +206,34 @@ class Encoder:
         self.check_context(encoded, sample)
         return encoded
 
+    def pictures(
+        self, sample: Sample, data_folder: Path, *, blank_images: bool = False
+    ) -> list[Image]:
+        """A sample's pictures as the processor is to get them: upright, RGB, in the budget."""
+        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
+        return [_blank(image) for image in images] if blank_images else images
+
+    def prompt_tokens(self, sample: Sample) -> list[int]:
+        """Ids of the prompt's text, with one placeholder for each picture."""
+        text = self.render(sample.messages, where=sample.id)
+        return self.tokenizer(text, add_special_tokens=self._adds_special_tokens(text))["input_ids"]
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
+
     def _picture(self, sample: Sample, data_folder: Path, number: int) -> Image:
         image = open_image(data_folder / sample.images[number].path, where=sample.id)
-        if self._resizes_itself:
+        if self.resizes_itself:
             return image
         return fit_pixels(image, self.min_pixels, self.max_pixels)
 
     def _process(self, text: str, images: list[Image], sample: Sample) -> Any:
-        bos = self.tokenizer.bos_token
         try:
             return self.processor(
                 text=[text],
                 images=[images] if images else None,
-                add_special_tokens=not (bos and text.startswith(bos)),
+                add_special_tokens=self._adds_special_tokens(text),
                 return_tensors="pt",
             )
         except ValueError as error:  # what processors raise for placeholders and for odd shapes

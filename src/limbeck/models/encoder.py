@@ -23,12 +23,14 @@ class ModelPrompts:
         encoder: makes its prompts and pixel tensors.
         vocabulary: its tokenizer's tokens among the rows of its head.
         end_ids: tokens that end an answer: the template's, and those of generation_config.json.
+        dtype: of the weights as they are stored; None where config.json does not say.
     """
 
     folder: Path
     encoder: Encoder
     vocabulary: Vocabulary
     end_ids: tuple[int, ...]
+    dtype: str | None = None
 
     @property
     def head_rows(self) -> int:
@@ -82,7 +84,9 @@ def load_prompts(
     tokenizer = processor.tokenizer
     vocabulary = shared_vocabulary(tokenizer, tokenizer, rows, rows)
     ends = dict.fromkeys([*encoder.end_ids, *_generation_ends(folder, config)])
-    return ModelPrompts(folder, encoder, vocabulary, tuple(ends))
+    stored = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    dtype = None if stored is None else str(stored).removeprefix("torch.")
+    return ModelPrompts(folder, encoder, vocabulary, tuple(ends), dtype)
 
 
 def _generation_ends(folder: Path, config: Any) -> list[int]:

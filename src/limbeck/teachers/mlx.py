@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -135,17 +134,7 @@ class _Open(MadePrompts):
         from limbeck.teachers.mlx_folder import readable_folder
 
         folder, self._derived = readable_folder(self.prompts.folder)
-        try:
-            about, _ = self._worker.ask("load", folder=str(folder.resolve()))
-        except TeacherError as error:
-            if "No module named" in error.what:
-                raise TeacherError(
-                    f"{section.python or sys.executable} has no mlx-vlm ({error.what})",
-                    where="teacher.python",
-                    mend="pip install 'limbeck[mlx]' there (Linux: also 'mlx[cpu]'), or name the"
-                    " Python of an environment that has it",
-                ) from error
-            raise
+        about, _ = self._worker.load("mlx-vlm", section.python, folder=str(folder.resolve()))
         return about
 
     def _answer_all(

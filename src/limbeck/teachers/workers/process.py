@@ -75,14 +75,38 @@ class WorkerProcess:
             thread.start()
 
     @classmethod
-    def of(cls, script: str, *, python: str, timeout_seconds: float) -> WorkerProcess:
+    def of(
+        cls,
+        script: str,
+        *,
+        python: str,
+        timeout_seconds: float,
+        environment: Mapping[str, str] = os.environ,
+    ) -> WorkerProcess:
         """The worker of a file beside this one, run by `python` ("": by our own)."""
-        environment = dict(os.environ)
+        environment = dict(environment)
         if python:  # another environment's modules are not ours
             for name in ("PYTHONPATH", "PYTHONHOME"):
                 environment.pop(name, None)
         command = [python or sys.executable, "-u", Path(__file__).parent / script]
         return cls(command, environment=environment, timeout_seconds=timeout_seconds)
+
+    def load(self, backend: str, python: str, **fields: Any) -> tuple[Any, Any]:
+        """Let it load its model; where its Python lacks the packages, say which one has to have it.
+
+        Raises:
+            TeacherError: as `ask`.
+        """
+        try:
+            return self.ask("load", **fields)
+        except TeacherError as error:
+            if "ModuleNotFoundError" not in error.what:
+                raise
+            raise TeacherError(
+                f"{python or sys.executable} cannot run {backend} ({error.what})",
+                where="teacher.python",
+                mend=f"install {backend} in an environment of its own and name its Python",
+            ) from error
 
     def ask(self, do: str, arrays: Arrays | None = None, **fields: Any) -> tuple[Any, Any]:
         """What it replies: fields and arrays.
