@@ -12,7 +12,9 @@ from limbeck.errors import TeacherError
 from limbeck.losses.functional import divergence_rows
 from limbeck.signals.from_server import (
     SMALLEST_TAIL,
+    fewer,
     mean_log_probability,
+    mean_of_kept,
     retokenised_otherwise,
     top_k_from_rows,
 )
@@ -53,6 +55,25 @@ def test_a_chosen_token_beyond_the_likeliest_is_kept_in_the_last_place() -> None
 
 def test_with_one_token_the_likeliest_stays_so_that_agreement_can_be_told() -> None:
     assert top_k_from_rows([{5: -3.0, 2: -0.1}], 1, [5]).ids_NK.tolist() == [[2]]
+
+
+def test_fewer_tokens_are_what_the_server_would_have_told_of_them() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(30, 40) * 2
+    chosen = torch.randint(40, (30,)).tolist()
+    rows = told(logits, 12, chosen)
+    for k in (1, 2, 5, 12):
+        cut = fewer(top_k_from_rows(rows, 12, chosen), k, chosen)
+        asked = top_k_from_rows(rows, k, chosen)
+        assert torch.equal(cut.ids_NK, asked.ids_NK)
+        torch.testing.assert_close(cut.logp_NK, asked.logp_NK)
+        torch.testing.assert_close(cut.log_tails_NT, asked.log_tails_NT, atol=1e-5, rtol=1e-4)
+
+
+def test_the_mean_of_an_answer_is_known_where_all_its_tokens_are_kept() -> None:
+    rows = [{1: -0.5, 2: -1.0, 3: -3.0}, {1: -0.2, 4: -5.0, 2: -2.0}]
+    assert mean_of_kept(top_k_from_rows(rows, 2, [3, 4]), [3, 4]) == pytest.approx(-4.0)
+    assert mean_of_kept(top_k_from_rows(rows, 2), [3, 4]) is None
 
 
 def test_ties_are_kept_in_one_order() -> None:

@@ -77,6 +77,43 @@ def top_k_from_rows(
     )
 
 
+def fewer(signal: TopK, k: int, chosen: Sequence[int]) -> TopK:
+    """A signal of `top_k_from_rows` with fewer tokens a row; chosen ones are kept as there."""
+    import torch
+
+    ids_NK, logp_NK = signal.ids_NK, signal.logp_NK
+    if ids_NK.shape[-1] == k:
+        return signal
+    assert signal.log_tails_NT is not None, "it was made with tails"
+    order_NK = (-logp_NK).argsort(dim=-1, stable=True)
+    if k > 1:  # the chosen token in the last place that is kept, if it came later
+        chosen_N1 = torch.tensor(list(chosen), device=ids_NK.device)[:, None]
+        is_chosen_NK = ids_NK.gather(-1, order_NK) == chosen_N1
+        late_N = is_chosen_NK[:, k:].any(-1)
+        at_N = is_chosen_NK.int().argmax(-1)
+        rows = torch.arange(len(ids_NK), device=ids_NK.device)[late_N]
+        last, late = order_NK[rows, k - 1].clone(), order_NK[rows, at_N[late_N]].clone()
+        order_NK[rows, k - 1], order_NK[rows, at_N[late_N]] = late, last
+    dropped_N1 = logp_NK.gather(-1, order_NK[:, k:]).logsumexp(-1, keepdim=True)
+    return TopK(
+        ids_NK.gather(-1, order_NK[:, :k]),
+        logp_NK.gather(-1, order_NK[:, :k]),
+        signal.log_sums_NT,
+        signal.temperatures,
+        torch.logaddexp(signal.log_tails_NT, dropped_N1),
+    )
+
+
+def mean_of_kept(signal: TopK, chosen: Sequence[int]) -> float | None:
+    """Mean log-probability of the answer's tokens; None where one of them is not kept."""
+    import torch
+
+    is_chosen_NK = signal.ids_NK == torch.tensor(list(chosen), device=signal.ids_NK.device)[:, None]
+    if not len(signal) or not bool(is_chosen_NK.any(-1).all()):
+        return None
+    return float(signal.logp_NK[is_chosen_NK].mean())
+
+
 def mean_log_probability(
     rows: Sequence[Mapping[int, float]], chosen: Sequence[int]
 ) -> float | None:

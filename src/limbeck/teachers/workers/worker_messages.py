@@ -41,7 +41,7 @@ class BrokenMessageError(Exception):
 
 def write_message(stream: IO[bytes], fields: Mapping[str, Any], arrays: Arrays) -> None:
     """One message with its arrays, in little-endian bytes."""
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     listed = [[name, str(array.dtype), list(array.shape)] for name, array in plain.items()]
     header = json.dumps({**fields, "arrays": listed}).encode()
     stream.write(struct.pack(">I", len(header)) + header)
