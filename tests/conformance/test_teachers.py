@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from limbeck.data.samples import read_samples
 from limbeck.recipe.component import component_names
-from limbeck.records import Sample
-from limbeck.teachers import Decoding, OpenTeacher, Teacher, batches_by_length
+from limbeck.records import Dense, Sample, TopK
+from limbeck.teachers import Decoding, OpenTeacher, ScoredAnswer, Teacher, batches_by_length
 
 BACKENDS = component_names("limbeck.teachers")
 
@@ -23,19 +25,57 @@ def transformers(folder: Path) -> Teacher:
     return Transformers(model=str(folder))
 
 
-FACTORIES: dict[str, Callable[[Path], Teacher]] = {"transformers": transformers}
+def mlx(folder: Path) -> Teacher:
+    from limbeck.teachers.mlx import Mlx
+
+    return Mlx(model=str(folder), python=os.environ.get("LIMBECK_MLX_PYTHON", ""))
+
+
+def vllm(folder: Path) -> Teacher:
+    from limbeck.teachers.vllm import Vllm
+
+    return Vllm(model=str(folder), log_probabilities=8)
+
+
+FACTORIES: dict[str, Callable[[Path], Teacher]] = {
+    "transformers": transformers,
+    "mlx": mlx,
+    "vllm": vllm,
+}
 """How to make a teacher of each backend from a folder with a tiny model."""
+
+NEEDS = {"mlx": "LIMBECK_MLX_PYTHON"}
+"""Environment variables that name a Python which has what a backend runs in."""
+
+FAKES = {"vllm": Path(__file__).parent.parent / "teachers" / "fake_vllm"}
+"""Folders with a stand-in of a runtime, which has the runtime's shapes and a real tiny model."""
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def teacher(request: pytest.FixtureRequest, tiny_model: Path) -> Teacher:
     assert request.param in FACTORIES, f"add a factory for {request.param} to this file"
+    if (needed := NEEDS.get(request.param)) and not os.environ.get(needed):
+        pytest.skip(f"{needed} names no Python for backend {request.param} (tests/teachers)")
     return FACTORIES[request.param](tiny_model)
 
 
 @pytest.fixture(scope="module")
-def session(teacher: Teacher, screens: Path) -> OpenTeacher:
-    return teacher.open(screens, device="cpu")
+def session(teacher: Teacher, screens: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        if fake := FAKES.get(teacher.backend):  # type: ignore[attr-defined]
+            places = (str(fake), os.environ.get("PYTHONPATH", ""))
+            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+        opened = teacher.open(screens, device="cpu")
+    yield opened
+    opened.close()
+
+
+def log_probabilities(scored: ScoredAnswer) -> tuple[Tensor, Tensor]:
+    """Ids [N, K] and log-probabilities [N, K] of a row's likeliest tokens, or of all."""
+    if isinstance(scored.signal, TopK):
+        return scored.signal.ids_NK, scored.signal.logp_NK
+    logp_NV = scored.signal.logits_NV.log_softmax(-1)
+    return logp_NV.argsort(-1, descending=True), logp_NV.sort(-1, descending=True).values
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +121,22 @@ def test_scores_have_a_row_for_every_token_and_do_not_depend_on_the_batch(
     for sample, text, scored in zip(samples, texts, together, strict=True):
         (alone,) = session.score([sample], [text])
         assert scored.answer_ids == alone.answer_ids
-        assert scored.logits_NV.shape[0] == len(scored.answer_ids)
-        assert (scored.logits_NV - alone.logits_NV).abs().max() < 1e-4
-        assert max(scored.answer_ids) < scored.logits_NV.shape[1] <= session.vocabulary_rows
+        (ids, logp), (_, alone_logp) = map(log_probabilities, (scored, alone))
+        assert len(ids) == len(scored.answer_ids)
+        assert (logp - alone_logp).abs().max() < 1e-4
+        assert max(*scored.answer_ids, int(ids.max())) < session.vocabulary_rows
+
+
+def test_signals_are_of_the_kind_that_is_stated(
+    teacher: Teacher, session: OpenTeacher, samples: list[Sample]
+) -> None:
+    (scored,) = session.score(samples[:1], [samples[0].references[0]])
+    can = teacher.capabilities()
+    assert isinstance(scored.signal, Dense) == ("whole_distributions" in can)
+    assert (scored.hidden_NH is not None) == ("hidden_states" in can)
+    how = Decoding(12, top_log_probabilities=4 if "log_probabilities" in can else 0)
+    (answer,) = session.generate(samples[:1], how)
+    assert (answer.mean_log_probability is not None) == ("log_probabilities" in can)
 
 
 def test_a_greedy_answer_is_the_argmax_of_its_own_distribution(
@@ -93,7 +146,7 @@ def test_a_greedy_answer_is_the_argmax_of_its_own_distribution(
     scored = session.score(samples, [answer.text for answer in answers])
     for answer, rows in zip(answers, scored, strict=True):
         tokens = rows.answer_ids if answer.finished else rows.answer_ids[:-1]
-        best = rows.logits_NV.argmax(-1).tolist()[: len(tokens)]
+        best = log_probabilities(rows)[0][:, 0].tolist()[: len(tokens)]
         if len(tokens) == answer.tokens:  # an unknown word has no text to score
             assert list(tokens) == best
 

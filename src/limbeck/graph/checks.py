@@ -59,7 +59,7 @@ def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     label = recipe.label
     if label.signal == "hidden" and "hidden_states" not in can:
         raise _cannot("show its hidden states", "signal", "top_k or none")
-    if label.signal == "live" and not {"score", "whole_distributions"} <= can:
+    if label.signal == "live" and "score" not in can:
         raise _cannot("score answers while the student trains", "signal", "top_k or none")
     if label.signal != "top_k" or "whole_distributions" in can:
         return

@@ -116,6 +116,7 @@ def _mean_log_probability(found: ScoredAnswer, known: float | None) -> float | N
     from limbeck.signals.from_server import mean_of_kept
 
     if not isinstance(found.signal, Dense):
-        return mean_of_kept(found.signal, found.answer_ids) if known is None else known
+        mean = mean_of_kept(found.signal, found.answer_ids)
+        return known if mean is None else mean
     ids_N1 = torch.tensor(found.answer_ids, device=found.logits_NV.device)[:, None]
     return float(found.logits_NV.log_softmax(-1).gather(-1, ids_N1).mean())

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ WITHOUT_EFFECT = {"model", "revision"}
 
 class LocalWeights(Section):
     """Which model on this machine, and how much of it another runtime is to see."""
+
+    is_served: ClassVar[bool] = True  # elsewhere: neither trained nor timed here
 
     model: str = Field(description="hub id in the local cache, or a folder")
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
@@ -64,6 +66,8 @@ class MadePrompts(OpenTeacher):
         prompts: of the model.
         data: the data stage's folder.
     """
+
+    batched: ClassVar[bool] = False  # every request has its own seed, and no padding
 
     def __init__(self, prompts: ModelPrompts, data: Path) -> None:
         self.prompts, self.data = prompts, data

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import DynamicCache
 
 __version__ = "0.33.0"
 
@@ -116,8 +117,12 @@ class LLM:
         generator = None if how.seed is None else torch.Generator().manual_seed(how.seed)
         tokens: list[int] = []
         logprobs: list[dict[int, Logprob]] = []
+        past = DynamicCache()
         while len(tokens) < (how.max_tokens or 16) and not (tokens and tokens[-1] in ends):
-            row = self._logp([*ids, *tokens], features)[-1]
+            if not tokens:
+                row = self._logp(ids, features, past)[-1]
+            else:  # a placeholder that the model writes is a token like others
+                row = self._logp(tokens[-1:], {}, past)[-1]
             if how.temperature == 0:
                 token = int(row.argmax())
             else:
@@ -141,11 +146,12 @@ class LLM:
         expanded = [t for i in ids for t in ([i] * next(counts) if i == place else [i])]
         return expanded, dict(features)
 
-    def _logp(self, ids: list[int], features: dict[str, Any]) -> torch.Tensor:
+    def _logp(self, ids: list[int], features: dict[str, Any], past: Any = None) -> torch.Tensor:
         row = torch.tensor([ids])
         types = {"mm_token_type_ids": (row == self.model.config.image_token_id).int()}
         inputs = {"input_ids": row, **features, **(types if features else {})}
-        return self.model(**inputs).logits[0].float().log_softmax(-1)
+        cache = {} if past is None else {"past_key_values": past, "use_cache": True}
+        return self.model(**inputs, **cache).logits[0].float().log_softmax(-1)
 
 
 def _told(logp: torch.Tensor, token: int, k: int) -> dict[int, Logprob]:
