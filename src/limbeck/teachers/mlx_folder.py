@@ -1,8 +1,8 @@
 """A model folder as mlx-vlm reads it.
 
-transformers 5 writes what older versions had at the top of config.json into `text_config`, and the
-rotary embedding as `rope_parameters`; mlx-vlm reads `rope_theta` and `rope_scaling`, and the first
-two Qwen-VL families flat. Such a folder is made anew with links to its files and a config.json of
+transformers 5 writes what older versions had at the top of config.json into `text_config`, the
+rotary embedding as `rope_parameters`, and gives the vision tower a kind of its own; mlx-vlm reads
+`rope_theta` and `rope_scaling`, and of the Qwen-VL families the older names and shape. Such a folder is made anew with links to its files and a config.json of
 its own, in a place for temporary files; the user's folder is never written to.
 """
 
@@ -15,6 +15,9 @@ from typing import Any
 
 FLAT_FAMILIES = ("qwen2_vl", "qwen2_5_vl")
 """Whose language model mlx-vlm configures from the top level of config.json."""
+
+QWEN_FAMILIES = (*FLAT_FAMILIES, "qwen3_vl")
+"""Whose vision tower mlx-vlm knows by the family's name only."""
 
 Values = dict[str, Any]
 
@@ -43,8 +46,8 @@ def flattened(config: Values) -> Values:
     if config.get("model_type") in FLAT_FAMILIES and "text_config" in config:
         text = {k: v for k, v in found["text_config"].items() if k != "model_type"}
         found = {**text, **found}
-        if "vision_config" in found:
-            found["vision_config"] = {**found["vision_config"], "model_type": config["model_type"]}
+    if config.get("model_type") in QWEN_FAMILIES and "vision_config" in found:
+        found["vision_config"] = {**found["vision_config"], "model_type": config["model_type"]}
     return _with_old_rope(found)
 
 
