@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mixed_samples import with_several_pictures_and_none
 
 from limbeck.data.samples import read_samples
 from limbeck.errors import TeacherError
@@ -115,6 +116,7 @@ def test_greedy_answers_and_log_probabilities_are_those_of_transformers(
     ours = Mlx(model=str(varied_model), python=PYTHON).open(screens, device="cpu")
     theirs = Transformers(model=str(varied_model)).open(screens, device="cpu")
     try:
+        samples = [*samples, *with_several_pictures_and_none(samples)]
         texts = theirs.generate(samples, Decoding(40))
         assert ours.generate(samples, Decoding(40)) == texts
         assert len({answer.text for answer in texts}) > len(samples) // 2

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixed_samples import with_several_pictures_and_none
 
 from limbeck.data.samples import read_samples
 from limbeck.errors import TeacherError, UsageError
@@ -209,6 +210,45 @@ def test_the_pixel_budget_reaches_the_engine(
         assert session.visual_tokens(samples[0]) < whole.visual_tokens(samples[0])  # type: ignore[operator]
     finally:
         session.close()
+
+
+def test_an_adapter_is_applied_by_the_engine(
+    fake: pytest.MonkeyPatch,
+    varied_model: Path,
+    screens: Path,
+    samples: list[Sample],
+    transformers: OpenTeacher,
+    tmp_path: Path,
+) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    base = AutoModelForImageTextToText.from_pretrained(varied_model)
+    options = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, options)
+    adapted.save_pretrained(tmp_path / "adapter")
+    adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    AutoProcessor.from_pretrained(varied_model).save_pretrained(tmp_path / "merged")
+    teacher = Vllm(model=str(varied_model), adapter_path=str(tmp_path / "adapter"))
+    session = teacher.open(screens, device="cpu")
+    merged = Transformers(model=str(tmp_path / "merged")).open(screens, device="cpu")
+    try:
+        texts = [answer.text for answer in session.generate(samples[:4], Decoding(12))]
+        assert texts == [answer.text for answer in merged.generate(samples[:4], Decoding(12))]
+        assert texts != [a.text for a in transformers.generate(samples[:4], Decoding(12))]
+    finally:
+        session.close()
+
+
+def test_prompts_with_several_pictures_and_with_none(
+    session: OpenTeacher, transformers: OpenTeacher, samples: list[Sample]
+) -> None:
+    mixed = with_several_pictures_and_none(samples)
+    assert [a.text for a in session.generate(mixed, Decoding(12))] == [
+        a.text for a in transformers.generate(mixed, Decoding(12))
+    ]
+    gold = [sample.references[0] for sample in mixed]
+    require_same(session.score(mixed, gold), transformers.score(mixed, gold))
 
 
 def test_every_rank_has_its_own_cards_and_no_launcher() -> None:

@@ -76,12 +76,15 @@ class LLM:
 
         assert dtype == "float32", "as stored"
         self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+        self.inner = self.model.model
         self.processor = AutoProcessor.from_pretrained(model)
         if mm_processor_kwargs:
             own = self.processor.image_processor
             own.size = type(own.size)(**mm_processor_kwargs["size"])
         self.vocabulary = self.model.config.get_text_config().vocab_size
         self.max_logprobs = self.vocabulary if max_logprobs == -1 else max_logprobs
+        self.max_lora_rank = max_lora_rank if enable_lora else None
+        self.adapted = False
         self.limit = limit_mm_per_prompt or {}
         config = SimpleNamespace(dtype=torch.float32)
         self.llm_engine = SimpleNamespace(model_config=config)
@@ -95,7 +98,13 @@ class LLM:
         lora_request: Any = None,
     ) -> list[RequestOutput]:
         assert len(prompts) == len(sampling_params)
-        assert lora_request is None
+        if lora_request is not None and not self.adapted:
+            from peft import PeftModel
+
+            assert self.max_lora_rank is not None, "the engine was built without adapters"
+            self.model = PeftModel.from_pretrained(self.model, lora_request.lora_path)
+            assert self.model.peft_config["default"].r <= self.max_lora_rank
+            self.adapted = True
         pairs = enumerate(zip(prompts, sampling_params, strict=True))
         with torch.no_grad():
             return [self._one(str(n), prompt, how) for n, (prompt, how) in pairs]
@@ -108,6 +117,7 @@ class LLM:
             if asked is not None and asked > self.max_logprobs:
                 raise ValueError(f"Requested logprobs of {asked}, more than {self.max_logprobs}")
         ids, features = self._expanded(prompt["prompt_token_ids"], images)
+        self.inner.rope_deltas = None  # of the prompt before
         prompt_logprobs = None
         if how.prompt_logprobs is not None:
             logp = self._logp(ids, features)
