@@ -300,14 +300,17 @@ def test_the_real_engine_gives_what_transformers_gives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    shared = set(Path("/dev/shm").glob("psm_*"))
     teacher = Vllm(
         model=str(varied_model), python=PYTHON, context_tokens=512, log_probabilities=KEPT
     )
     session = teacher.open(screens, device="cpu")
     try:
-        same_as_transformers(session, transformers, samples)
+        mixed = with_several_pictures_and_none(samples)
+        same_as_transformers(session, transformers, [*samples, *mixed])
         how = Decoding(12, temperature=1.0, seed=3)
         twice = [session.generate(samples[:3], how) for _ in range(2)]
         assert twice[0] == twice[1]
     finally:
         session.close()
+    assert set(Path("/dev/shm").glob("psm_*")) <= shared  # ended in order

@@ -207,6 +207,26 @@ def test_closing_ends_it_with_all_that_it_started_even_while_it_is_busy(worker: 
     assert _gone(child)
 
 
+def test_it_says_farewell_when_it_is_idle(worker: Start, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    process = worker(
+        f"serve({{'add': lambda f, a: ({{}}, {{}})}}, farewell=lambda: open({str(said)!r}, 'w'))"
+    )
+    process.ask("add")
+    process.close()
+    assert said.is_file()
+
+
+def test_one_that_has_ended_is_not_waited_for(worker: Start) -> None:
+    process = worker(GOOD)
+    child = process.ask("start")[0]["pid"]
+    os.kill(process.process.pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(TeacherError, match="signal 9"):
+            process.ask("loud")
+    assert _gone(child)
+
+
 def test_it_goes_when_whoever_asked_is_killed(tmp_path: Path) -> None:
     (tmp_path / "worker.py").write_text(
         f"import sys, time\nsys.path.insert(0, {str(MESSAGES)!r})\n"

@@ -2,8 +2,9 @@
 
 transformers 5 writes what older versions had at the top of config.json into `text_config`, the
 rotary embedding as `rope_parameters`, and gives the vision tower a kind of its own; mlx-vlm reads
-`rope_theta` and `rope_scaling`, and of the Qwen-VL families the older names and shape. Such a folder is made anew with links to its files and a config.json of
-its own, in a place for temporary files; the user's folder is never written to.
+`rope_theta` and `rope_scaling`, and of the Qwen-VL families the older names and shape. Such a
+folder is made anew with links to its files and a config.json of its own, in a place for temporary
+files; the user's folder is never written to.
 """
 
 from __future__ import annotations

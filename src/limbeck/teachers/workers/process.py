@@ -24,7 +24,8 @@ from limbeck.teachers.workers.worker_messages import (
 )
 
 LINES_KEPT, LINES_SHOWN = 50, 3
-SECONDS_TO_END = 5.0
+SECONDS_TO_END = 20.0
+"""More than `worker_messages.SECONDS_FOR_FAREWELL`."""
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class WorkerProcess:
             TeacherError: it says that it cannot, replies nonsense, or not in time, or has ended;
                 in the last three cases it is killed.
         """
+        if self.process.poll() is not None and self._inbox.empty():
+            raise self._ended()
         self._asked += 1
         self._outbox.put(({"id": self._asked, "do": do, **fields}, arrays or {}))
         try:
@@ -125,7 +128,7 @@ class WorkerProcess:
                 "raise teacher.timeout_seconds, or use a smaller model",
             ) from None
         if reply is None:
-            raise self._failed("has ended")
+            raise self._ended()
         if isinstance(reply, BrokenMessageError):
             raise self._failed(f"answered with what is no message: {reply}")
         found, arrays = reply
@@ -146,17 +149,27 @@ class WorkerProcess:
             self._kill()
         for thread in self._threads:
             thread.join(SECONDS_TO_END)
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            with suppress(OSError, ValueError):
+                assert stream is not None
+                stream.close()
 
     def _failed(self, what: str, mend: str | None = None) -> TeacherError:
-        try:  # one that has closed its output is about to end, and its code says more
-            code = self.process.wait(0.0 if mend else SECONDS_TO_END)
+        self._kill()
+        return self._with_last_words(what, mend)
+
+    def _ended(self) -> TeacherError:
+        """It has closed its output, so it is about to end, and how says more."""
+        try:
+            code = self.process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            code = None
-            self._kill()
+            return self._failed("has closed its output")
+        self._kill()  # what it started may have outlived it
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return self._with_last_words(f"has ended ({how})")
+
+    def _with_last_words(self, what: str, mend: str | None = None) -> TeacherError:
         self.close()
-        if code is not None:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            what = f"has ended ({how})" if what == "has ended" else f"{what} ({how})"
         said = " | ".join(list(self._lines)[-LINES_SHOWN:])
         if said:
             what += f"; it last said: {said}"

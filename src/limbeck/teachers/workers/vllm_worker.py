@@ -42,6 +42,13 @@ class Engine:
         config = self.engine.llm_engine.model_config
         return {"version": vllm.__version__, "dtype": str(config.dtype).removeprefix("torch.")}, {}
 
+    def close(self) -> None:
+        """End the engine's processes in order: killed, they leave shared memory behind."""
+        engine = getattr(self, "engine", None)
+        core = getattr(engine and engine.llm_engine, "engine_core", None)
+        if core is not None:
+            core.shutdown()
+
     def answer(self, fields: Mapping[str, Any], arrays: Arrays) -> Reply:
         """Answers to all requests, scheduled by the engine."""
         outputs = self._run(fields["requests"], arrays, [r["sampling"] for r in fields["requests"]])
@@ -103,4 +110,7 @@ def _told(number: int, rows: Sequence[Mapping[int, Any]]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     one = Engine()
-    serve({"load": one.load, "answer": one.answer, "score": one.score})
+    serve(
+        {"load": one.load, "answer": one.answer, "score": one.score},
+        farewell=one.close,
+    )

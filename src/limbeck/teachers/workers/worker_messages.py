@@ -9,8 +9,8 @@ that the JSON lists; nothing is ever unpickled:
     whatever could not be done                       {"id": 2, "error": "in words"}
 
 The process is told what to do on its standard input and answers on its standard output; all else
-that it prints goes to standard error. When its input ends, whoever asked has gone, and it goes at
-once, whatever it is at, with the processes that it started. This module needs numpy only.
+that it prints goes to standard error. When its input ends, whoever asked has gone, and it goes too,
+whatever it is at, with the processes that it started. This module needs numpy only.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import signal
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
 LARGEST_HEADER_BYTES = 1 << 24
 LARGEST_ARRAY_BYTES = 1 << 34
+SECONDS_FOR_FAREWELL = 10.0
 DTYPES = ("float32", "int32", "int64", "bool", "uint8")
 
 Arrays = Mapping[str, "np.ndarray[Any, Any]"]
@@ -90,14 +92,20 @@ Work = Callable[[Mapping[str, Any], Arrays], "tuple[dict[str, Any], Arrays]"]
 """What a message's fields and arrays become."""
 
 
-def serve(work: Mapping[str, Work]) -> None:
-    """Do what is asked by name on standard input until it ends; does not return."""
+def serve(work: Mapping[str, Work], *, farewell: Callable[[], None] | None = None) -> None:
+    """Do what is asked by name on standard input until it ends; does not return.
+
+    Args:
+        work: what can be asked for.
+        farewell: gives back what the end of processes does not; it has `SECONDS_FOR_FAREWELL`, and
+            is left out where the work that is being done takes longer.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not run into the messages
     requests = os.fdopen(os.dup(0), "rb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # nor may they read them
-    waiting: queue.Queue[tuple[dict[str, Any], dict[str, Any]]] = queue.Queue()
+    waiting: queue.Queue[tuple[dict[str, Any], dict[str, Any]] | None] = queue.Queue()
 
     def read() -> None:  # in a thread, so that the end is seen while a model is busy
         try:
@@ -105,11 +113,19 @@ def serve(work: Mapping[str, Work]) -> None:
                 waiting.put(message)
         except BrokenMessageError as error:
             print(f"cannot go on: {error}", file=sys.stderr)
+        if farewell is not None:
+            waiting.put(None)
+            time.sleep(SECONDS_FOR_FAREWELL)
         _leave()
 
     threading.Thread(target=read, daemon=True).start()
     while True:
-        fields, arrays = waiting.get()
+        message = waiting.get()
+        if message is None:
+            assert farewell is not None
+            farewell()
+            _leave()
+        fields, arrays = message
         number = fields.get("id")
         try:
             answer, found = work[fields["do"]](fields, arrays)
@@ -122,7 +138,7 @@ def serve(work: Mapping[str, Work]) -> None:
             _leave()
 
 
-def _leave() -> None:
+def _leave() -> NoReturn:
     sys.stderr.flush()
     if os.getpgrp() == os.getpid():  # ours alone, with all that we started
         os.killpg(os.getpid(), signal.SIGKILL)
