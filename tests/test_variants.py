@@ -150,3 +150,30 @@ def test_real_screenshots_of_mixed_sizes_run_from_data_to_report(tmp_path: Path)
     summary = json.loads((Path(data["folder"]) / "MANIFEST.json").read_text())["summary"]
     assert summary["samples"] == {"train": 990, "validation": 133, "test": 98}
     assert summary["quarantined"] == 1
+
+
+def test_a_student_of_the_teachers_layers_starts_from_its_weights(tmp_path: Path) -> None:
+    inherit = {
+        "language": {"rule": "influence", "count": 1},
+        "vision": {"rule": "first", "count": 1},
+    }
+    changes = {
+        "student": {"inherit": inherit},
+        "seeds": [0, 1],
+        "evaluate__models": ["student", "baseline"],
+        "benchmark__models": None,
+    }
+    result = pipeline.run(tiny_recipe(tmp_path / "work", **changes), until="evaluate")
+    made = [row for row in result.stages if row["title"] == "student of the teacher's layers"]
+    assert len(made) == 1, "no seed goes into it, so both seeds share it"
+    baselines = [row for row in result.stages if row["title"].startswith("baseline")]
+    assert [row["title"] for row in baselines] == ["baseline"]
+    before = load_file(Path(made[0]["folder"]) / "model" / "model.safetensors")
+    teacher = next(Path(r["folder"]) for r in result.stages if r["kind"] == "teacher")
+    theirs = load_file(teacher / "student" / "model.safetensors")
+    assert len(before) < len(theirs)
+    name = next(name for name in before if name.endswith("embed_tokens.weight"))
+    assert before[name].equal(theirs[name])
+    after = load_file(student_of(result) / "student" / "model.safetensors")
+    assert after.keys() == before.keys()
+    assert any(not after[name].equal(before[name]) for name in after)

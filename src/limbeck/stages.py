@@ -18,6 +18,9 @@ from limbeck.store import fingerprint
 Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
 COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
 
+MODEL = "model"
+"""Sub-folder of a stage that makes a model before any training."""
+
 FORMAT_VERSIONS = {
     "data": 1,
     "models": 1,
@@ -83,7 +86,7 @@ class ModelOf:
         """What can change the loaded model; the weights of a stage are named by `reads`."""
         fields = self.section.model_dump(
             mode="json",
-            include=set(ModelSection.model_fields) - {"model", "revision", "build", "compose"},
+            include=set(ModelSection.model_fields) - {*self.section.origins, "revision"},
         )
         if self.stage is None:
             fields["weights"] = self.weights
@@ -98,9 +101,8 @@ class ModelOf:
         if self.stage is None:
             return section
         found = {
+            **dict.fromkeys(section.origins),
             "model": str(inputs[name] / self.subfolder),
             "revision": None,
-            "build": None,
-            "compose": None,
         }
         return section.model_copy(update=found)

@@ -9,14 +9,14 @@ from typing import Any, cast
 from limbeck.data.samples import read_samples
 from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
+from limbeck.graph.inherited import inherited_model
 from limbeck.losses import Loss
 from limbeck.recipe import Arm
 from limbeck.recipe.sections import ModelSection, Training
-from limbeck.stages import Command, ModelOf, Stage
+from limbeck.stages import MODEL, Command, ModelOf, Stage
 from limbeck.teachers import Teacher
 from limbeck.teachers.transformers import Transformers
 
-MODEL = "model"
 STUDENT = "student"
 
 WITHOUT_EFFECT = {"checkpoint_every", "workers", "tracker"}
@@ -162,8 +162,11 @@ def model_of(graph: Graph, arm: Arm, teacher: ModelOf | None, labels: Stage) -> 
     """The model of an arm: the teacher, the student before training, or a trained student."""
     if arm.name == "teacher":
         return teacher
-    title = f"student before training, seed {arm.seed}"
-    initial = initial_model(graph, arm.recipe.student, arm.seed or 0, title, "train")
+    section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
+    if section.inherit is not None:
+        initial = inherited_model(graph, section, section.inherit, teacher)
+    else:
+        initial = initial_model(graph, section, arm.seed or 0, title, "train")
     return initial if not arm.trained else student(graph, arm, initial, teacher, labels)
 
 

@@ -51,7 +51,8 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
         if name == "teacher":
             chosen.append(Arm(name, None, recipe))
         elif name == "baseline":
-            random_start = recipe.student.model is None
+            student = recipe.student
+            random_start = (student.build or student.compose) is not None
             seeds = recipe.seeds if random_start else (None,)
             chosen += [Arm(name, seed, recipe) for seed in seeds]
         elif name in own:

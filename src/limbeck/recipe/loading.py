@@ -20,7 +20,7 @@ from limbeck.recipe.yaml_text import Places, parse_value, parse_yaml
 ALTERNATIVES = (
     ("steps", "epochs"),
     ("samples_per_step", "tokens_per_step"),
-    ("model", "build", "compose"),
+    ("model", "build", "compose", "inherit"),
 )
 """Fields of one section that exclude one another: overriding one takes the others out."""
 

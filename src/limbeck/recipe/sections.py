@@ -6,7 +6,7 @@ Nothing here loads torch. Sizes and units are in the names; every field is read 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -73,6 +73,9 @@ class Compose(Section):
 class ModelSection(Section):
     """Which model, and how it is loaded. Exactly one of `model`, `build` and `compose`."""
 
+    origins: ClassVar[tuple[str, ...]] = ("model", "build", "compose")
+    """Fields that say where the weights come from; exactly one is given."""
+
     model: str | None = Field(default=None, description="hub id or a folder in Hugging Face layout")
     revision: str | None = Field(default=None, description="branch, tag or commit on the hub")
     build: Build | None = Field(default=None, description="random weights from a configuration")
@@ -101,9 +104,10 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
-        given = [n for n in ("model", "build", "compose") if getattr(self, n) is not None]
+        given = [name for name in self.origins if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs exactly one of model, build, compose (has {given or 'none'})")
+            choices = ", ".join(self.origins)
+            raise ValueError(f"needs exactly one of {choices} (has {given or 'none'})")
         if self.trust_remote_code and not _is_commit(self.revision):
             raise ValueError("trust_remote_code needs revision: <commit hash of 40 digits>")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
@@ -130,9 +134,43 @@ class Adapter(Section):
     )
 
 
+class KeptLayers(Section):
+    """Which layers a student keeps of its teacher: a rule with a count, or a list."""
+
+    rule: Literal["first", "spread", "influence"] = Field(
+        default="first",
+        description="spread: at equal distances; influence: those that change most of what passes",
+    )
+    count: int | None = Field(default=None, gt=0, description="of layers that are kept")
+    listed: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        default=None, min_length=1, description="their numbers from 0, instead of rule and count"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> KeptLayers:
+        if (self.count is None) == (self.listed is None):
+            raise ValueError("needs exactly one of count and listed")
+        if self.listed is not None and sorted(set(self.listed)) != list(self.listed):
+            raise ValueError("listed layers have to increase")
+        return self
+
+
+class Inherit(Section):
+    """A student of the teacher's own layers, with their weights; what is null is kept whole."""
+
+    language: KeptLayers | None = Field(default=None, description="layers of the language model")
+    vision: KeptLayers | None = Field(default=None, description="layers of the vision tower")
+    samples: int = Field(
+        default=32, gt=0, description="training samples on which influence is measured"
+    )
+
+
 class Student(ModelSection):
     """The model that is trained: with adapters, or in full but for the frozen parts."""
 
+    origins: ClassVar = (*ModelSection.origins, "inherit")
+
+    inherit: Inherit | None = Field(default=None, description="layers of the teacher")
     adapter: Adapter | None = Field(default=None, description="default: trained in full")
     freeze: tuple[PartName, ...] = Field(default=(), description="parts that are not trained")
 
