@@ -121,6 +121,7 @@ def test_batches_are_given_to_the_engine_together_and_come_back_apart(
     found = list(session.stream(batches, Decoding(4)))
     assert asked == [4, 4, 4]  # five at once at most, and whole batches
     assert [batch for batch, _ in found] == batches
+    assert list(session.stream([], Decoding(4))) == []
     alone = session.generate(samples, Decoding(4))
     assert [one for _, answers in found for one in answers] == alone
 

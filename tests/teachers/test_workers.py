@@ -195,6 +195,19 @@ def test_a_python_that_is_not_there_is_named() -> None:
     assert caught.value.where == "/nowhere/python"
 
 
+def test_the_python_may_be_below_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "environment").symlink_to(sys.prefix)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process = WorkerProcess.of(
+        "mlx_worker.py", python="~/environment/bin/python", timeout_seconds=60
+    )
+    with pytest.raises(TeacherError, match="KeyError: 'nothing'"):
+        process.ask("nothing")
+    process.close()
+
+
 def test_closing_ends_it_with_all_that_it_started_even_while_it_is_busy(worker: Start) -> None:
     process = worker(GOOD)
     child = process.ask("start")[0]["pid"]

@@ -139,7 +139,8 @@ class _Open(MadePrompts):
                 yield from self._answer_group(group, decoding)
                 group = []
             group.append(batch)
-        yield from self._answer_group(group, decoding)
+        if group:
+            yield from self._answer_group(group, decoding)
 
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Answer]:
         asked, arrays = self._requests(

@@ -89,7 +89,11 @@ class WorkerProcess:
         if python:  # another environment's modules are not ours
             for name in ("PYTHONPATH", "PYTHONHOME"):
                 environment.pop(name, None)
-        command = [python or sys.executable, "-u", Path(__file__).parent / script]
+        command = [
+            os.path.expanduser(python) or sys.executable,
+            "-u",
+            Path(__file__).parent / script,
+        ]
         return cls(command, environment=environment, timeout_seconds=timeout_seconds)
 
     def load(self, backend: str, python: str, **fields: Any) -> tuple[Any, Any]:
