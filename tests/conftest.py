@@ -84,3 +84,27 @@ def tiny_build(**changes: object):
         "image_std": 0.35,
     }
     return Build.model_validate({**sizes, **changes})
+
+
+@pytest.fixture(scope="session")
+def varied_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_model`, but its answers differ from sample to sample, and some of them end.
+
+    Its heads are wide enough for the kernels of every runtime.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from limbeck.data.samples import read_samples
+    from limbeck.models.build import build_model
+
+    texts = [
+        text
+        for sample in read_samples(screens)
+        for text in (sample.messages[0]["content"][-1]["text"], *sample.references)
+    ]
+    folder = tmp_path_factory.mktemp("varied") / "model"
+    build_model(tiny_build(hidden_size=128), texts, 0, folder)
+    path = folder / "model.safetensors"
+    weights = {k: v * 6 if v.ndim > 1 else v for k, v in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder

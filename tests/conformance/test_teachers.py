@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,7 +52,33 @@ def openai(model: Path, scratch: Path):
         yield named("taught"), lambda other: named(str(other))
 
 
-FACTORIES: dict[str, Maker] = {"mixture": mixture, "openai": openai, "transformers": transformers}
+def mlx(model: Path, scratch: Path):
+    from limbeck.teachers.mlx import Mlx
+
+    if not (python := os.environ.get("LIMBECK_MLX_PYTHON")):
+        pytest.skip("LIMBECK_MLX_PYTHON names no Python that has mlx-vlm (tests/teachers)")
+    yield Mlx(model=str(model), python=python), lambda other: Mlx(model=str(other), python=python)
+
+
+def vllm(model: Path, scratch: Path):
+    """A stand-in of the engine, which has its shapes and a real tiny model."""
+    from limbeck.teachers.vllm import Vllm
+
+    stand_in = Path(__file__).parent.parent / "teachers" / "fake_vllm"
+    places = (str(stand_in), os.environ.get("PYTHONPATH", ""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+        fields = {"log_probabilities": 8}
+        yield Vllm(model=str(model), **fields), lambda other: Vllm(model=str(other), **fields)
+
+
+FACTORIES: dict[str, Maker] = {
+    "mixture": mixture,
+    "mlx": mlx,
+    "openai": openai,
+    "transformers": transformers,
+    "vllm": vllm,
+}
 """For each backend: a teacher of the model in a folder, and how to make one of another model."""
 
 
@@ -130,10 +157,21 @@ def test_scores_are_given_or_refused_as_the_capabilities_say(
         assert scored.answer_ids == alone.answer_ids
         assert len(scored.signal) == len(scored.answer_ids)
         assert isinstance(scored.signal, Dense) is ("whole_distributions" in can)
-        assert (scored.hidden_NH is not None) is ("hidden_states" in can)
+        assert scored.hidden_NH is not None or "hidden_states" not in can
         here, there = (probabilities(one, session) for one in (scored, alone))
         assert (here - there).abs().max() < 1e-4
         assert max(scored.answer_ids) < here.shape[1] <= session.vocabulary_rows
+
+
+def test_log_probabilities_come_with_answers_where_that_is_stated(
+    teacher: Teacher, session: OpenTeacher, samples: list[Sample]
+) -> None:
+    can = teacher.capabilities()
+    how = Decoding(40, top_log_probabilities=4 if "log_probabilities" in can else 0)
+    answers = [answer for answer in session.generate(samples, how) if answer.finished]
+    for answer in answers:
+        assert (answer.mean_log_probability is not None) == ("log_probabilities" in can)
+    assert answers
 
 
 def test_a_greedy_answer_is_the_argmax_of_its_own_distribution(

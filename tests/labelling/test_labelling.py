@@ -182,7 +182,6 @@ def test_a_killed_job_asks_for_nothing_twice_but_what_it_lost(
     assert (broken / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
 
 
-<<<<<<< ours
 def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
     samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -198,7 +197,8 @@ def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
     rest = FakeSession()
     run(rest, samples, tmp_path)
     assert len(rest.asked) == 20 - 6
-=======
+
+
 def test_gold_is_mixed_in_and_of_several_answers_one_is_kept(
     samples: list[Sample], tmp_path: Path
 ) -> None:
@@ -212,4 +212,3 @@ def test_gold_is_mixed_in_and_of_several_answers_one_is_kept(
     rows = read_labels(tmp_path / "several")
     assert [row.sample_id for row in rows] == [sample.id for sample in samples]
     assert {row.agreement for row in rows} == {1.0}
->>>>>>> theirs

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.images import blank_image, fit_pixels, open_image
+from limbeck.data.processor import image_token_id, set_budget
 from limbeck.errors import DataError, UsageError
 from limbeck.records import IGNORED, Message, Sample
 from limbeck.store import canonical_json
@@ -125,9 +126,9 @@ class Encoder:
             )
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context_tokens: int | None = context_tokens or positions
-        self.image_token_id = _image_token_id(config, processor)
+        self.image_token_id = image_token_id(config, processor)
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
-        self._resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
+        self.resizes_itself = set_budget(processor.image_processor, min_pixels, max_pixels)
         self._prompts: dict[str, str] = {}
         self._answer_prefix, self.end_ids = turn_frame(self.tokenizer, self._apply)
 
@@ -191,9 +192,7 @@ class Encoder:
         """
         import torch
 
-        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
-        if blank_images:
-            images = [blank_image(image) for image in images]
+        images = self.pictures(sample, data_folder, blank_images=blank_images)
         outputs = dict(self._process(self.render(sample.messages, where=sample.id), images, sample))
         prompt_1L, mask_1L = outputs.pop("input_ids"), outputs.pop("attention_mask")
         assert bool(mask_1L.all()), "a single prompt has no padding"
@@ -215,19 +214,34 @@ class Encoder:
         self.check_context(encoded, sample)
         return encoded
 
+    def pictures(
+        self, sample: Sample, data_folder: Path, *, blank_images: bool = False
+    ) -> list[Image]:
+        """A sample's pictures as the processor is to get them: upright, RGB, in the budget."""
+        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
+        return [blank_image(image) for image in images] if blank_images else images
+
+    def prompt_tokens(self, sample: Sample) -> list[int]:
+        """Ids of the prompt's text, with one placeholder for each picture."""
+        text = self.render(sample.messages, where=sample.id)
+        return self.tokenizer(text, add_special_tokens=self._adds_special_tokens(text))["input_ids"]
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
+
     def _picture(self, sample: Sample, data_folder: Path, number: int) -> Image:
         image = open_image(data_folder / sample.images[number].path, where=sample.id)
-        if self._resizes_itself:
+        if self.resizes_itself:
             return image
         return fit_pixels(image, self.min_pixels, self.max_pixels)
 
     def _process(self, text: str, images: list[Image], sample: Sample) -> Any:
-        bos = self.tokenizer.bos_token
         try:
             return self.processor(
                 text=[text],
                 images=[images] if images else None,
-                add_special_tokens=not (bos and text.startswith(bos)),
+                add_special_tokens=self._adds_special_tokens(text),
                 return_tensors="pt",
             )
         except ValueError as error:  # what processors raise for placeholders and for odd shapes
@@ -363,29 +377,6 @@ def _join(tensors: list[Tensor]) -> Tensor:
         amounts = [amount for size in reversed(missing) for amount in (0, size)]
         padded.append(pad(tensor, amounts) if any(amounts) else tensor)
     return torch.cat(padded)
-
-
-def _set_budget(image_processor: Any, least: int | None, most: int | None) -> bool:
-    """Whether the processor keeps a picture's shape within a budget of pixels; sets the budget."""
-    size = dict(image_processor.size or {})
-    in_pixels = {"shortest_edge", "longest_edge"} <= {k for k, v in size.items() if v}
-    if not (in_pixels and hasattr(image_processor, "merge_size")):
-        return False
-    most = most or max(size["longest_edge"], least or 0)
-    least = least or min(size["shortest_edge"], most)
-    image_processor.size = type(image_processor.size)(shortest_edge=least, longest_edge=most)
-    return True
-
-
-def _image_token_id(config: Any, processor: Any) -> int | None:
-    for owner, name in (
-        (config, "image_token_id"),
-        (config, "image_token_index"),
-        (processor, "image_token_id"),
-    ):
-        if (found := getattr(owner, name, None)) is not None:
-            return found
-    return None
 
 
 def _template_errors() -> tuple[type[Exception], ...]:
