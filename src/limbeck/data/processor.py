@@ -18,6 +18,7 @@ def set_budget(image_processor: Any, least: int | None, most: int | None) -> boo
 
 
 def image_token_id(config: Any, processor: Any) -> int | None:
+    """The token that stands for a picture, wherever this model or processor has it."""
     for owner, name in (
         (config, "image_token_id"),
         (config, "image_token_index"),
