@@ -35,6 +35,7 @@ class Case:
 
     def __init__(self, length: int, rows: int, vocabulary: int, device: str) -> None:
         torch.manual_seed(0)
+        self.device, self.rows = device, rows
         self.buffers = Buffers()  # as in training
         bias_V = -0.5 * (torch.randperm(vocabulary, device=device) + 1).log()
         likely_LK = torch.randint(0, vocabulary, (length, LIKELY), device=device)
