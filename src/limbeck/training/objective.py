@@ -42,7 +42,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
-        self._tolerance, self._buffers = head_gradient_tolerance, Buffers()
+        self._tolerance, self._memory = head_gradient_tolerance, Buffers()
         self.why_plain = why_plain(student, losses, vocabulary)
         if head_gradient_tolerance is not None:
             _check_filter(student, self.why_plain)
@@ -88,7 +88,7 @@ class Objective(nn.Module):
             weights,
             signal,
             tolerance=self._tolerance,
-            buffers=self._buffers,
+            buffers=self._memory,
         )
 
     def _plain(

@@ -11,6 +11,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Sequence
 from math import prod
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,7 +48,7 @@ class Buffers:
         free = self._free[size]
         owner = free.pop() if free else torch.empty(size, dtype=torch.uint8)
         # The tensor refers to the view, whose end is that of the last tensor on its memory.
-        view = memoryview(owner.numpy())
+        view = memoryview(cast(Any, owner.numpy()))
         weakref.finalize(view, free.append, owner).atexit = False
         made = torch.frombuffer(view, dtype=like.dtype, count=count).view(*shape)
         return made.zero_() if zeroed else made
