@@ -214,14 +214,14 @@ def test_the_heads_gradient_lies_in_the_same_memory_step_after_step(
         monkeypatch.setattr(memory, "SMALLEST_BYTES", smallest)
         loop = _Loop(make_job(samples_per_micro_batch=3))
         sizes: list[int] = []
-        for step in range(4):
+        for step in range(6):
             loop._update(step, *loop._gradients(step))
             weight = loop.job.student.model.get_output_embeddings().weight
             size = 1 << (weight.numel() * weight.element_size() - 1).bit_length()
             sizes.append(len(loop.module._memory._free[size]))
         found.append([p.detach().clone() for p in loop.trainable.values()])
-        # Gradients are free again after the update, and no step needs more than the first did.
-        assert len(set(sizes)) == 1
+        # All are free after the update: the gradient, one that was added to it, a chunk's logits.
+        assert max(sizes) <= 3
         assert (sizes[0] > 0) == (smallest == 64)
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
