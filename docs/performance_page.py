@@ -51,26 +51,61 @@ def _loss(found: dict[str, Any]) -> list[str]:
         "## Head and losses",
         "",
         f"`python benchmarks/loss.py`: vocabulary {found['vocabulary']:,}, bf16, torch",
-        f"{found['torch']}, {found['threads']} thread(s). The gradient of the head's weights alone",
-        f"is {found['weight_gradient_mib']:.0f} MiB.",
+        f"{found['torch']}, {found['threads']} thread(s). The gradient of the head's weights (dW)",
+        f"alone is {found['weight_gradient_mib']:.0f} MiB. `filtered dW` is not exact: rows that",
+        f"hardly matter are left out (`training.head_gradient_tolerance: {found['tolerance']:g}`).",
     ]
-    for rows, ways in found["rows"].items():
-        lines += [
-            "",
-            f"{rows} supervised rows of {found['length']:,} tokens:",
-            "",
-            "| way | seconds | × bare matrix products (low to high) | extra MiB |",
-            "|---|---|---|---|",
-        ]
-        for name, one in ways.items():
-            extra = "" if one["peak_extra_mib"] is None else f"{one['peak_extra_mib']:,.0f}"
-            spread = f"{one['times_bare_low']:.2f} to {one['times_bare_high']:.2f}"
-            ratio = f"{one['times_bare']:.2f} ({spread})"
-            lines.append(f"| {name} | {one['seconds']:.3f} | {ratio} | {extra} |")
-    lines += ["", "| goal | reached | wanted | |", "|---|---|---|---|"]
+    for allocator, measured in found["allocators"].items():
+        for rows, ways in measured["rows"].items():
+            lines += _ways(f"{rows} supervised rows of {found['length']:,} tokens", allocator, ways)
+        lines += _distributions(measured)
+        if settings := measured["environment"]:
+            words = ", ".join(f"`{name}={value}`" for name, value in settings.items())
+            lines += ["", f"Allocator *{allocator}*: {words}."]
+    lines += [
+        "",
+        "| goal | gradient | allocator | reached | wanted | |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in found["goals"]:
         word = "met" if one["met"] else "**missed**"
-        lines.append(f"| {one['goal']} | {one['reached']:.2f} | {one['target']:g} | {word} |")
+        cells = (one["goal"], one["gradient"], one["allocator"], f"{one['reached']:.3g}")
+        lines.append(f"| {' | '.join(cells)} | {one['target']:g} | {word} |")
+    return lines
+
+
+def _ways(what: str, allocator: str, ways: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "",
+        f"{what}, allocator *{allocator}*:",
+        "",
+        "| way | seconds | × bare matrix products (low to high) | extra MiB |",
+        "|---|---|---|---|",
+    ]
+    for name, one in ways.items():
+        extra = "" if one["peak_extra_mib"] is None else f"{one['peak_extra_mib']:,.0f}"
+        spread = f"{one['times_bare_low']:.2f} to {one['times_bare_high']:.2f}"
+        ratio = f"{one['times_bare']:.2f} ({spread})"
+        lines.append(f"| {name} | {one['seconds']:.3f} | {ratio} | {extra} |")
+    return lines
+
+
+def _distributions(measured: dict[str, Any]) -> list[str]:
+    """What the filter left out, and of which distributions."""
+    lines: list[str] = []
+    for rows, facts in measured["distributions"].items():
+        words = ", ".join(
+            f"{name} {one['kept_share']:.1%} of dW's rows with an error of"
+            f" {one['relative_error']:.2%}"
+            for name, one in measured["filter"][rows].items()
+        )
+        lines += [
+            "",
+            f"{rows} rows, synthetic distributions: entropy of the teacher's"
+            f" {facts['teacher_entropy_nats']:.2f} nats, of the student's"
+            f" {facts['student_entropy_nats']:.2f}, KL {facts['kl_nats']:.2f}. The filter kept:"
+            f" {words}.",
+        ]
     return lines
 
 

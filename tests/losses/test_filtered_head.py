@@ -14,7 +14,7 @@ from limbeck.losses import Loss
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.divergence import Divergence
 from limbeck.losses.fused import columns as columns_module
-from limbeck.losses.fused import fused_sums, memory
+from limbeck.losses.fused import fused_sums
 from limbeck.losses.fused.columns import kept_columns
 from limbeck.records import Dense, LinearHead, StudentView, TeacherSignal
 from limbeck.signals.top_k import from_logits
@@ -217,39 +217,3 @@ def test_a_gradient_that_is_no_number_reaches_whoever_looks_for_it(odd: float) -
 def test_a_tolerance_that_is_no_share_is_refused(tolerance: float) -> None:
     with pytest.raises(UsageError, match="not inside"):
         gradients(case("flat"), tolerance, [CrossEntropy()], None)
-
-
-@pytest.mark.parametrize("tolerance", [None, 0.05])
-def test_huge_pages_hold_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch, tolerance: float | None
-) -> None:
-    inputs = case("peaked", torch.bfloat16)
-    wanted = gradients(inputs, tolerance, [CrossEntropy()], None, chunk_rows=20)
-    monkeypatch.setattr(memory, "SMALLEST_BYTES", 1)
-    found = gradients(inputs, tolerance, [CrossEntropy()], None, chunk_rows=20)
-    for one, other in zip(found, wanted, strict=True):
-        assert torch.equal(one, other)
-
-
-def test_large_memory_is_zero_where_asked_lives_as_long_as_its_tensor_and_needs_no_huge_pages(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    like = torch.empty(0, dtype=torch.bfloat16)
-    made = memory.large((2**13, 2**12), like, zeroed=True)
-    assert made.shape == (2**13, 2**12)
-    assert made.dtype == like.dtype
-    assert made.is_contiguous()
-    assert not made.any()
-    row = made.fill_(3)[-1]
-    del made
-    assert (row == 3).all()
-
-    class Refusing:
-        MADV_HUGEPAGE = MAP_PRIVATE = MAP_ANONYMOUS = 0
-
-        @staticmethod
-        def mmap(*_: Any, **__: Any) -> Any:
-            raise OSError
-
-    monkeypatch.setattr(memory, "mmap", Refusing)
-    assert not memory.large((2**13, 2**12), like, zeroed=True).any()

@@ -20,7 +20,7 @@ from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError, U
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.divergence import Divergence
-from limbeck.losses.fused import columns
+from limbeck.losses.fused import columns, memory
 from limbeck.models.adapt import prepare_for_training
 from limbeck.models.load import load_model
 from limbeck.models.vocabulary import shared_vocabulary
@@ -213,6 +213,26 @@ def test_a_filter_without_a_gradient_of_the_head_in_one_pass_is_refused(make_job
     job.student.model.get_output_embeddings().weight.requires_grad_(False)
     with pytest.raises(UsageError, match=r"head_gradient_tolerance.*not trained"):
         _Loop(job)
+
+
+def test_the_heads_gradient_lies_in_the_same_memory_step_after_step(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[Tensor]] = []
+    for smallest in (memory.SMALLEST_BYTES, 64):
+        monkeypatch.setattr(memory, "SMALLEST_BYTES", smallest)
+        loop = _Loop(make_job(samples_per_micro_batch=3))
+        sizes: list[int] = []
+        for step in range(6):
+            loop._update(step, *loop._gradients(step))
+            weight = loop.job.student.model.get_output_embeddings().weight
+            size = 1 << (weight.numel() * weight.element_size() - 1).bit_length()
+            sizes.append(len(loop.module._memory._free[size]))
+        found.append([p.detach().clone() for p in loop.trainable.values()])
+        # All are free after the update: the gradient, one that was added to it, a chunk's logits.
+        assert max(sizes) <= 3
+        assert (sizes[0] > 0) == (smallest == 64)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_says_whether_head_and_losses_run_in_one_pass(

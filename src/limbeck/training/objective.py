@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.losses.fused import fused_sums
+from limbeck.losses.fused.memory import Buffers
 from limbeck.models.linear_head import linear_head, why_not_linear
 from limbeck.records import IGNORED, AnswerSize, StudentView, TeacherSignal, Unaligned
 
@@ -41,7 +42,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
-        self._tolerance = head_gradient_tolerance
+        self._tolerance, self._memory = head_gradient_tolerance, Buffers()
         self.why_plain = why_plain(student, losses, vocabulary)
         if head_gradient_tolerance is not None:
             _check_filter(student, self.why_plain)
@@ -80,7 +81,15 @@ class Objective(nn.Module):
         first, size = self._vocabulary.first, self._vocabulary.size
         head = linear_head(self._student, hidden_NH, first, size)
         assert not isinstance(signal, Unaligned), "a loss over other rows is not fused"
-        return fused_sums(head, labels_N, losses, weights, signal, tolerance=self._tolerance)
+        return fused_sums(
+            head,
+            labels_N,
+            losses,
+            weights,
+            signal,
+            tolerance=self._tolerance,
+            buffers=self._memory,
+        )
 
     def _plain(
         self,

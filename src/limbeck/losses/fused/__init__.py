@@ -31,7 +31,7 @@ from limbeck.losses import Loss
 from limbeck.losses.block import Block
 from limbeck.losses.fused.columns import kept_columns
 from limbeck.losses.fused.gradients import Gradients
-from limbeck.losses.fused.memory import large
+from limbeck.losses.fused.memory import Buffers
 from limbeck.records import AlignedSignal, Dense, LinearHead, TopK
 
 CHUNK_ROWS = 256
@@ -53,6 +53,7 @@ class _Plan:
     columns: slice
     chunk_rows: int
     tolerance: float | None
+    buffers: Buffers
 
 
 def fused_sums(
@@ -63,6 +64,7 @@ def fused_sums(
     teacher: AlignedSignal | None,
     chunk_rows: int = CHUNK_ROWS,
     tolerance: float | None = None,
+    buffers: Buffers | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted total of the losses over the N rows, and each loss's own sum.
 
@@ -78,6 +80,7 @@ def fused_sums(
         chunk_rows: rows of logits in memory at once.
         tolerance: leave the columns that together hold no more than its square of a chunk's
             squared gradient out of the gradient of the first term's weight; None for none.
+        buffers: memory that is kept from call to call; None for new memory.
 
     Returns:
         The total, with a graph that can be gone back through once, and the unweighted sums,
@@ -98,7 +101,8 @@ def fused_sums(
         )
     first, size = head.first, head.size
     columns = slice(first, first + size)
-    plan = _Plan(losses, weights, labels_N, teacher, columns, chunk_rows, tolerance)
+    buffers = buffers or Buffers()
+    plan = _Plan(losses, weights, labels_N, teacher, columns, chunk_rows, tolerance, buffers)
     device = labels_N.device.type
     tensors = [tensor for term in head.terms for tensor in term]
     bias_R = head.bias_R
@@ -122,8 +126,8 @@ class _HeadAndLosses(torch.autograd.Function):
         wanted: Sequence[bool] = ctx.needs_input_grad[2:] if grad_enabled else ()
         filtered = plan.tolerance is not None and any(wanted[2:3])
         rows, vocabulary = len(plan.labels_N), weights[0].shape[0]
-        gradients = Gradients(plan.columns, rows, bias_R, tensors, wanted, filtered)
-        buffer = large((min(plan.chunk_rows, rows), vocabulary), inputs[0])
+        gradients = Gradients(plan.columns, rows, bias_R, tensors, wanted, filtered, plan.buffers)
+        buffer = plan.buffers.take((min(plan.chunk_rows, rows), vocabulary), inputs[0])
         exact = torch.float64 if buffer.dtype == torch.float64 else torch.float32
         sums = torch.zeros(len(plan.losses), dtype=exact, device=buffer.device)
         for start in range(0, rows, plan.chunk_rows):

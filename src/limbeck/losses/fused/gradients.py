@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from limbeck.losses.fused.memory import large
+from limbeck.losses.fused.memory import Buffers
 
 _FIRST_WEIGHT = 2
 """Its place in `Gradients.found`."""
@@ -23,6 +23,7 @@ class Gradients:
         tensors: input and weight of each term in turn.
         wanted: for the bias and each of the tensors.
         filtered: whether columns of the logits will be left out of the first weight's.
+        buffers: where their memory comes from.
     """
 
     def __init__(
@@ -33,13 +34,16 @@ class Gradients:
         tensors: Sequence[Tensor],
         wanted: Sequence[bool],
         filtered: bool,
+        buffers: Buffers,
     ) -> None:
         self._columns, self._tensors = columns, tensors
         self.found: list[Tensor | None] = [None] * (1 + len(tensors))
         for number, (tensor, is_wanted) in enumerate(zip([bias_R, *tensors], wanted, strict=False)):
             if tensor is None or not is_wanted:
                 continue
-            gradient = large(tensor.shape, tensor, zeroed=filtered and number == _FIRST_WEIGHT)
+            gradient = buffers.take(
+                tensor.shape, tensor, zeroed=filtered and number == _FIRST_WEIGHT
+            )
             self.found[number] = gradient
             if number % 2 == 0:  # the bias and the weights, which have rows that are not shared
                 gradient[: columns.start] = 0
