@@ -105,7 +105,8 @@ class Client:
                         await asyncio.to_thread(lost, requests=unrecorded, retries=retries)
                         unrecorded = 0
                     if last:
-                        raise GaveUp(f"{failed.reason}, {attempts} times", failed.trouble) from None
+                        often = "once" if attempts == 1 else f"{attempts} times"
+                        raise GaveUp(f"{failed.reason}, {often}", failed.trouble) from None
                     await self._rest(failed, attempts)
                     continue
                 reply = failed.reply
