@@ -153,7 +153,9 @@ class Client:
             address=self._server.base_url,
             now=time.time(),
         )
-        return judged if judged is not None else reply_from(body, tail=tail)
+        if judged is not None:
+            return judged
+        return await asyncio.to_thread(reply_from, body, tail=tail)  # may be megabytes
 
     def _clear(self, said: Any) -> Any:
         """Text or bytes without the key, whoever put it there."""
