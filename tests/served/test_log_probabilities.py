@@ -206,6 +206,8 @@ def test_what_is_missing_is_named(
         (lambda c: [*c[:1], *c], "its tokens are not those of its text"),
         (lambda c: [{**c[0], "token": "token_id:999999"}, *c[1:]], "no token 999999"),
         (lambda c: [{**c[0], "token": "?", "bytes": None}, *c[1:]], "does not say which bytes"),
+        (lambda c: [{**c[0], "logprob": None}, *c[1:]], "None is no log-probability"),
+        (lambda c: [{**c[0], "logprob": 0.5}, *c[1:]], "0.5 is no log-probability"),
         (lambda c: [{**c[0], "token": "?", "bytes": [255, 1]}, *c[1:]], "no token of the token"),
     ],
 )

@@ -76,7 +76,9 @@ def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     if label.signal != "top_k":
         return
     if not can & {"score", "log_probabilities"}:
-        raise _cannot("give log-probabilities", "signal", "none")
+        could = hasattr(recipe.teacher, "log_probabilities")
+        also = ", or teacher.log_probabilities to true if the server gives them" if could else ""
+        raise _cannot("give log-probabilities", "signal", f"none{also}")
     if label.answers == "gold" and "score" not in can:
         raise _cannot("score answers that it is given", "answers", "generated")
     if label.temperatures != (1.0,) and "whole_distributions" not in can:

@@ -105,7 +105,8 @@ class Client:
                         await asyncio.to_thread(lost, requests=unrecorded, retries=retries)
                         unrecorded = 0
                     if last:
-                        raise GaveUp(f"{failed.reason}, {attempts} times", failed.trouble) from None
+                        often = "once" if attempts == 1 else f"{attempts} times"
+                        raise GaveUp(f"{failed.reason}, {often}", failed.trouble) from None
                     await self._rest(failed, attempts)
                     continue
                 reply = failed.reply
@@ -152,7 +153,9 @@ class Client:
             address=self._server.base_url,
             now=time.time(),
         )
-        return judged if judged is not None else reply_from(body, tail=tail)
+        if judged is not None:
+            return judged
+        return await asyncio.to_thread(reply_from, body, tail=tail)  # may be megabytes
 
     def _clear(self, said: Any) -> Any:
         """Text or bytes without the key, whoever put it there."""

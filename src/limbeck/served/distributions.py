@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from limbeck.errors import TeacherError
 from limbeck.served.replies import Reply
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LOWEST = -9999.0
 """What vLLM writes for minus infinity."""
+
+ROUNDING = 1e-3
+"""By which a log-probability of 0 may be above it."""
 
 TEMPLATE_TOKENS = 16
 """Most tokens that a chat template writes after an answer."""
@@ -71,10 +74,10 @@ def along_written(
     if ids != wanted:
         raise UnusableError("its tokens are not those of its text")
     rows = [
-        [(vocabulary.id_of(one), float(one["logprob"])) for one in entry.get("top_logprobs") or []]
+        [(vocabulary.id_of(one), _logp(one)) for one in entry.get("top_logprobs") or []]
         for entry in reply.logprobs
     ]
-    own = [float(entry["logprob"]) for entry in reply.logprobs]
+    own = [_logp(entry) for entry in reply.logprobs]
     return _along(ids, rows, own, k, vocabulary, where)
 
 
@@ -109,7 +112,7 @@ def along_given(
     own: list[float] = []
     kept: list[list[tuple[int, float]]] = []
     for token, row in zip(wanted, rows[start : start + len(wanted)], strict=True):
-        found = {int(name): float(value["logprob"]) for name, value in (row or {}).items()}
+        found = {int(name): _logp(value) for name, value in (row or {}).items()}
         if token not in found:
             raise UnusableError("a token of the answer has no log-probability")
         own.append(found[token])
@@ -154,6 +157,13 @@ def _along(
     )
     columns = vocabulary.columns_of(torch.tensor(ids)).tolist()
     return Along(tuple(columns), signal, _mean(own))
+
+
+def _logp(entry: dict[str, Any]) -> float:
+    value = entry.get("logprob")
+    if not isinstance(value, (int, float)) or value > ROUNDING:
+        raise UnusableError(f"{value!r} is no log-probability")
+    return float(value)
 
 
 def _mean(values: Sequence[float]) -> float:
