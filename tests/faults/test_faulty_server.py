@@ -239,7 +239,6 @@ def test_two_processes_on_one_folder_share_what_is_paid_and_the_cap(
             thread.join()
         assert len(found[0] | found[1]) == 40
         assert max(model.billed.values()) == 1
-        time.sleep(2.1)  # the files of others are read every two seconds
         assert sessions[0].usage()["requests"] == sessions[1].usage()["requests"] == 40
         for session in sessions:
             session.close()

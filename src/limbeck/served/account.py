@@ -89,7 +89,7 @@ class Account:
 
     def facts(self) -> dict[str, float]:
         """For the live table and the manifest."""
-        used = self._ledger.used(self._job)
+        used = self._ledger.used(self._job, now=not self.running)
         facts: dict[str, float] = {
             "requests": used.requests + self._under_way,
             "retries": used.retries,

@@ -122,9 +122,11 @@ class Ledger:
             journal.append(self._own, [row])
             self._read_on(self._own)
 
-    def used(self, job: str) -> Used:
-        """What a job has used."""
+    def used(self, job: str, *, now: bool = False) -> Used:
+        """What a job has used; that of other processes up to a moment ago, or up to `now`."""
         with self._lock:
+            if now:
+                self._looked = -float("inf")
             self._look()
             return Used(**asdict(self._used.get(job, Used())))
 
