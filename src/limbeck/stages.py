@@ -26,6 +26,7 @@ FORMAT_VERSIONS = {
     "models": 1,
     "teacher": 1,
     "labels": 3,
+    "features": 1,
     "student": 1,
     "predictions": 1,
     "evaluation": 1,

@@ -9,8 +9,10 @@ from typing import Any, cast
 from limbeck.data.samples import read_samples
 from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
+from limbeck.graph.features import features_stage
 from limbeck.graph.inherited import inherited_model
 from limbeck.losses import Loss
+from limbeck.losses.feature_loss import FeatureLoss
 from limbeck.recipe import Arm
 from limbeck.recipe.sections import ModelSection, Training
 from limbeck.stages import MODEL, Command, ModelOf, Stage
@@ -162,12 +164,16 @@ def model_of(graph: Graph, arm: Arm, teacher: ModelOf | None, labels: Stage) -> 
     """The model of an arm: the teacher, the student before training, or a trained student."""
     if arm.name == "teacher":
         return teacher
+    initial = untrained(graph, arm, teacher)
+    return initial if not arm.trained else student(graph, arm, initial, teacher, labels)
+
+
+def untrained(graph: Graph, arm: Arm, teacher: ModelOf | None) -> ModelOf:
+    """An arm's student before training."""
     section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
     if section.inherit is not None:
-        initial = inherited_model(graph, section, section.inherit, teacher)
-    else:
-        initial = initial_model(graph, section, arm.seed or 0, title, "train")
-    return initial if not arm.trained else student(graph, arm, initial, teacher, labels)
+        return inherited_model(graph, section, section.inherit, teacher)
+    return initial_model(graph, section, arm.seed or 0, title, "train")
 
 
 def student(
@@ -176,7 +182,11 @@ def student(
     """Train an arm's student."""
     recipe, section = arm.recipe, arm.recipe.student
     losses = cast(Sequence[Loss], recipe.losses)
-    live = recipe.label.signal == "live" and any(loss.needs_signal for loss in losses)
+    inner = [loss for loss in losses if isinstance(loss, FeatureLoss)]
+    live = recipe.label.signal == "live" and any(
+        loss.needs_signal or loss.reads_features for loss in losses
+    )
+    features = [] if live else [_features(graph, arm, loss, teacher, labels) for loss in inner]
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.training.stage import train_student
@@ -195,6 +205,7 @@ def student(
             seed=arm.seed or 0,
             device=graph.device,
             title=arm.id,
+            features=[inputs[f"features/{number}"] for number in range(len(features))],
         )
 
     identity = {
@@ -207,10 +218,26 @@ def student(
         "live_teacher": teacher_identity(graph, teacher) if live else None,
     }
     reads = {"data": graph.data, "labels": labels, **initial.reads("initial")}
+    reads |= {f"features/{number}": stage for number, stage in enumerate(features)}
     if live and teacher is not None:
         reads |= teacher.reads("teacher")
     stage = Stage("student", arm.id, "train", identity, reads, make, collective=True)
     return ModelOf(section, graph.add(stage), STUDENT)
+
+
+def _features(
+    graph: Graph, arm: Arm, loss: FeatureLoss, teacher: ModelOf | None, labels: Stage
+) -> Stage:
+    """The teacher's inner states that a loss compares; one stage for all seeds."""
+    assert teacher is not None, "a teacher that shows inner states is a model here"
+    first = Arm(arm.name, graph.recipe.seeds[0], arm.recipe)
+    initial = untrained(graph, first, teacher)
+
+    def located(inputs: Inputs) -> Teacher:
+        return located_teacher(graph, teacher, inputs)
+
+    section = arm.recipe.student
+    return features_stage(graph, loss, section, initial, labels, teacher, located)
 
 
 def training_identity(training: Training) -> dict[str, Any]:

@@ -196,6 +196,15 @@ class JoinedFeatures:
         return Features(tensors, found[0].grids)
 
 
+def concatenated(parts: Sequence[Features]) -> Features:
+    """The samples of several batches one after the other."""
+    tensors = {
+        tap: tuple(state for part in parts for state in part.tensors[tap])
+        for tap in parts[0].tensors
+    }
+    return Features(tensors, tuple(grids for part in parts for grids in part.grids))
+
+
 def coded(state: Tensor) -> tuple[Tensor, Tensor]:
     """A state [n, C] as int8 codes, and a scale for each of its rows [n, 1]."""
     import torch

@@ -21,13 +21,13 @@ from limbeck import journal
 from limbeck.data.tokens import Batch, Encoded, collate
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.progress import meter, say
-from limbeck.records import AnswerSize, TeacherSignal
+from limbeck.records import AnswerSize, Features, TeacherSignal
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
 from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
 from limbeck.training.memory import is_out_of_memory, memory_in_use
-from limbeck.training.objective import Objective, loss_names, on_device
+from limbeck.training.objective import Objective, features_on, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
 from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
 from limbeck.training.stop import stop_on_signals
@@ -36,7 +36,7 @@ from limbeck.training.vision_cache import cache_vision_features
 
 METRICS = "metrics.jsonl"
 
-_Loaded = tuple[Batch, TeacherSignal | None]
+_Loaded = tuple[Batch, TeacherSignal | None, Features | None]
 
 
 @dataclass
@@ -83,10 +83,9 @@ class _Loop:
             mixed_precision=precision, cpu=str(job.student.device) == "cpu"
         )
         head = job.student.model.get_output_embeddings()
-        optimizers = make_optimizers(
-            job.student.model, job.training, exclude_from_muon=head.parameters()
-        )
-        objective = Objective(job.student, job.losses, job.vocabulary)
+        teacher_shape = job.features.shape if job.features else None
+        objective = Objective(job.student, job.losses, job.vocabulary, teacher_shape)
+        optimizers = make_optimizers(objective, job.training, exclude_from_muon=head.parameters())
         self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.trainable = {
@@ -94,6 +93,8 @@ class _Loop:
             for name, parameter in job.student.model.named_parameters()
             if parameter.requires_grad
         }
+        # They are part of a checkpoint, and not of the finished student.
+        self.trainable |= {f"projectors.{n}": p for n, p in objective.projectors.named_parameters()}
         self.names = loss_names(job.losses)
         self.vision = cache_vision_features(job, self.accelerator)
         self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data, self.vision)
@@ -102,6 +103,7 @@ class _Loop:
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
         self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
+        self._compared = {loss.target for loss in job.losses if loss.reads_features}
         self._stream: Iterator[list[Encoded]] = iter(())
         self._stream_at = -1
         self.counters = _Counters(micro_batch=job.training.samples_per_micro_batch)
@@ -190,13 +192,18 @@ class _Loop:
         ]
         total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
         for number, micro_batch in enumerate(own):
-            batch, signal = self._load(step, number, micro_batch)
+            batch, signal, features = self._load(step, number, micro_batch)
             is_last = number == len(own) - 1
             with _maybe_no_sync(self.accelerator, self.module, not is_last):
                 counted = 1.0 if micro_batch.counted else 0.0
                 own_weights = [weight * counted for weight in weights]
                 weighted, sums = self.module(
-                    batch.inputs, batch.targets_BL, micro_batch.target, signal, own_weights
+                    batch.inputs,
+                    batch.targets_BL,
+                    micro_batch.target,
+                    signal,
+                    own_weights,
+                    features,
                 )
                 self.accelerator.backward(weighted)
             total += sums * counted
@@ -265,7 +272,9 @@ class _Loop:
 
     def _size(self, index: int) -> AnswerSize:
         tokens = self.encoded.answer_tokens[index]
-        return AnswerSize(tokens, tokens if self.job.spans is None else self.job.spans[index])
+        spans = tokens if self.job.spans is None else self.job.spans[index]
+        pictured = 1 if self.job.examples[index].sample.images else 0
+        return AnswerSize(tokens, spans, pictured=pictured)
 
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
         if number == 0 and self._stream_at != step:
@@ -279,14 +288,16 @@ class _Loop:
         else:
             items = next(self._stream)
         batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
-        signal = None
+        device = self.accelerator.device
+        ids = [self.job.examples[i].sample.id for i in micro_batch.indices]
+        signal = features = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
-            signal = self.job.signals.signal(
-                [self.job.examples[i].sample.id for i in micro_batch.indices],
-                [self.job.vocabulary.columns_of(item.answer_ids).tolist() for item in items],
-            )
-            signal = on_device(signal, self.accelerator.device)
-        return batch.to(self.accelerator.device), signal
+            columns = [self.job.vocabulary.columns_of(item.answer_ids).tolist() for item in items]
+            signal = on_device(self.job.signals.signal(ids, columns), device)
+        if self.job.features is not None and micro_batch.target in self._compared:
+            answers = [item.answer_ids.tolist() for item in items]
+            features = features_on(self.job.features.features(ids, answers), device)
+        return batch.to(device), signal, features
 
     # -- state ------------------------------------------------------------------------------
 

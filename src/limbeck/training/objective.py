@@ -10,9 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.losses import Loss
+from limbeck.losses.feature_loss import FeatureLoss, Pair
 from limbeck.losses.fused import fused_sums
 from limbeck.models.linear_head import linear_head, why_not_linear
-from limbeck.records import IGNORED, AnswerSize, StudentView, TeacherSignal, Unaligned
+from limbeck.models.taps import shape_of, tapped
+from limbeck.records import (
+    IGNORED,
+    AnswerSize,
+    Features,
+    ModelShape,
+    StudentView,
+    TeacherSignal,
+    Unaligned,
+)
 
 if TYPE_CHECKING:
     from limbeck.models.load import LoadedModel
@@ -24,16 +34,31 @@ class Objective(nn.Module):
 
     The language head runs on those rows only. Where every loss has a fused form and the head is
     linear, head and losses run in one pass that never holds all logits; `why_plain` says what
-    stands against it, and then the losses are computed from the logits.
+    stands against it, and then the losses are computed from the logits. Losses on inner states read
+    them by taps; their projectors are trained with the student and are no part of it.
+
+    Args:
+        student: is trained.
+        losses: the terms.
+        vocabulary: that student and teacher share.
+        teacher_shape: of the teacher whose inner states are compared, where some loss does.
     """
 
     def __init__(
-        self, student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabulary
+        self,
+        student: LoadedModel,
+        losses: Sequence[Loss],
+        vocabulary: Vocabulary,
+        teacher_shape: ModelShape | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
-        self.why_plain = why_plain(student, losses, vocabulary)
+        by_logits = [loss for loss in losses if not loss.reads_features]
+        self.why_plain = why_plain(student, by_logits, vocabulary)
+        self._inner = inner_losses(student, losses, teacher_shape)
+        projectors = {str(at): p for at, (_, _, p) in self._inner.items() if p is not None}
+        self.projectors = nn.ModuleDict(projectors).to(student.device)
 
     def forward(
         self,
@@ -42,21 +67,41 @@ class Objective(nn.Module):
         target: str,
         signal: TeacherSignal | None,
         weights: Sequence[float],
+        features: Features | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The losses' sums times `weights`, added up, and the sums [number of losses] themselves.
 
         Only the first has a graph. Losses of another target than the micro-batch's count 0.
         """
         rows_BL = targets_BL != IGNORED
-        hidden_NH = self._student.hidden_states(inputs)[rows_BL]
+        inner = {at: own for at, own in self._inner.items() if own[0].target == target}
+        taps = [student_tap for _, pairs, _ in inner.values() for student_tap, _ in pairs]
+        with tapped(self._student, taps) as seen:
+            hidden_NH = self._student.hidden_states(inputs)[rows_BL]
         labels_N = self._vocabulary.columns_of(targets_BL[rows_BL])
-        own = [number for number, loss in enumerate(self._losses) if loss.target == target]
-        losses, own_weights = [self._losses[i] for i in own], [weights[i] for i in own]
-        terms = self._plain if self.why_plain else self._fused
-        total, own_sums = terms(hidden_NH, labels_N, losses, own_weights, signal)
-        sums = own_sums.new_zeros(len(self._losses), dtype=torch.float32)
-        sums[own] = own_sums.detach().float()
-        return total, sums
+        own = [
+            number
+            for number, loss in enumerate(self._losses)
+            if loss.target == target and not loss.reads_features
+        ]
+        sums = torch.zeros(len(self._losses), device=hidden_NH.device)
+        totals: list[Tensor] = []
+        if own:
+            losses, own_weights = [self._losses[i] for i in own], [weights[i] for i in own]
+            terms = self._plain if self.why_plain else self._fused
+            total, own_sums = terms(hidden_NH, labels_N, losses, own_weights, signal)
+            sums[own] = own_sums.detach().float()
+            totals.append(total)
+        if inner:
+            assert features is not None, "the loop asks for what losses on inner states need"
+            states = seen.features(inputs, targets_BL)
+            projectors = dict(self.projectors.items())
+            for at, (loss, pairs, _) in inner.items():
+                projector = projectors.get(str(at))
+                term = loss.compare(states, features, pairs, projector)
+                sums[at] = term.sum.detach().float()
+                totals.append(term.sum * weights[at])
+        return torch.stack([total.float() for total in totals]).sum(), sums
 
     def _fused(
         self,
@@ -90,6 +135,30 @@ class Objective(nn.Module):
         return self._vocabulary.of(self._student.head(hidden_NH))
 
 
+Inner = tuple[FeatureLoss, list[Pair], nn.Module | None]
+"""A loss on inner states, the taps that it compares, and its projector."""
+
+
+def inner_losses(
+    student: LoadedModel, losses: Sequence[Loss], teacher_shape: ModelShape | None
+) -> dict[int, Inner]:
+    """The losses on inner states by their number.
+
+    Raises:
+        UsageError: they want layers that are not there, or attention weights that are not kept.
+    """
+    found: dict[int, Inner] = {}
+    for number, loss in enumerate(losses):
+        if isinstance(loss, FeatureLoss):
+            assert teacher_shape is not None, "a loss on inner states has a source of them"
+            own = shape_of(student.base.config)
+            pairs = loss.pairs(own, teacher_shape)
+            found[number] = loss, pairs, loss.projector(own, teacher_shape)
+    taps = [tap for _, pairs, _ in found.values() for tap, _ in pairs]
+    with tapped(student, taps):  # refuses what cannot be read before anything is trained
+        return found
+
+
 def why_plain(student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabulary) -> str | None:
     """What keeps head and losses from running in one pass; None if nothing does."""
     for loss in losses:
@@ -120,6 +189,14 @@ def on_device(signal: TeacherSignal, device: torch.device) -> TeacherSignal:
     if isinstance(signal, Unaligned):
         moved["signal"] = on_device(signal.signal, device)
     return replace(signal, **moved)
+
+
+def features_on(features: Features, device: torch.device) -> Features:
+    """The same inner states on a device."""
+    tensors = {
+        tap: tuple(state.to(device) for state in states) for tap, states in features.tensors.items()
+    }
+    return Features(tensors, features.grids)
 
 
 def _size(view: StudentView, signal: TeacherSignal | None) -> AnswerSize:
