@@ -138,6 +138,21 @@ TeacherSignal = AlignedSignal | Unaligned
 """What a loss learns about the teacher; where it came from is somebody else's business."""
 
 
+@dataclass(frozen=True)
+class AnswerSize:
+    """How much there is to score in some answers.
+
+    `tokens` are the student's, end of turn included; `spans` are those of an `Unaligned` signal,
+    and as many as tokens where the teacher's rows line up with the student's. `samples` counts the
+    answers, `pictured` those of them that have pictures.
+    """
+
+    tokens: int
+    spans: int
+    samples: int = 1
+    pictured: int = 1
+
+
 Grid = tuple[int, int, int]
 """Time, height and width of a picture, in visual tokens."""
 
@@ -185,31 +200,18 @@ class Features:
     grids: tuple[tuple[Grid, ...] | None, ...]
 
 
-@dataclass(frozen=True)
-class AnswerSize:
-    """How much there is to score in some answers.
-
-    `tokens` are the student's, end of turn included; `spans` are those of an `Unaligned` signal,
-    and as many as tokens where the teacher's rows line up with the student's. `samples` counts the
-    answers, `pictured` those of them that have pictures.
-    """
-
-    tokens: int
-    spans: int
-    samples: int = 1
-    pictured: int = 1
-
-
 @dataclass
 class StudentView:
     """What a loss may look at: the student on the N supervised rows of a micro-batch.
 
-    `head` maps hidden states [N, H] to logits [N, V] over the shared vocabulary.
+    `head` maps hidden states [N, H] to logits [N, V] over the shared vocabulary; `features` are the
+    inner states that some loss has taps for.
     """
 
     labels_N: Tensor
     hidden_NH: Tensor
     head: Callable[[Tensor], Tensor]
+    features: Features = field(default_factory=lambda: Features({}, ()))
 
     @cached_property
     def logits_NV(self) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck.losses.feature_loss import FeatureLoss, Pair
 from limbeck.recipe.component import component_class, component_names
-from limbeck.records import AnswerSize, Features, Grid, ModelShape, Tap
+from limbeck.records import AnswerSize, Features, Grid, ModelShape, StudentView, Tap
 
 PACKAGE = "limbeck.losses"
 STUDENT, TEACHER = ModelShape(3, 6, 5), ModelShape(4, 9, 7)
@@ -92,6 +92,12 @@ def _in_tower(pairs: list[Pair]) -> bool:
     return any(tap.place == "tower" for pair in pairs for tap in pair)
 
 
+def view(found: Features) -> StudentView:
+    """A student of which a loss looks at inner states only."""
+    nothing = torch.zeros(0)
+    return StudentView(nothing, nothing, lambda hidden: hidden, found)
+
+
 def setup(loss: FeatureLoss) -> tuple[list[Pair], nn.Module | None]:
     torch.manual_seed(0)
     projector = loss.projector(STUDENT, TEACHER)
@@ -106,10 +112,10 @@ def trainable(found: Features) -> list[Tensor]:
 def test_equal_states_have_no_distance_and_no_gradient(loss: FeatureLoss) -> None:
     pairs = [(own, own) for own, _ in loss.pairs(STUDENT, STUDENT)]
     own = features(loss, pairs, 0, seed=1)
-    term = loss.compare(own, features(loss, pairs, 0, seed=1), pairs, None)
+    term = loss.compare(view(own), features(loss, pairs, 0, seed=1), pairs, None)
     assert abs(term.sum) < 1e-12
     leaves = trainable(own)
-    term = loss.compare(own, features(loss, pairs, 0, seed=1), pairs, None)
+    term = loss.compare(view(own), features(loss, pairs, 0, seed=1), pairs, None)
     for gradient in torch.autograd.grad(term.sum, leaves, allow_unused=True):
         assert gradient is None or not gradient.numel() or gradient.abs().max() < 1e-6
 
@@ -120,7 +126,7 @@ def test_other_states_have_a_distance_and_a_gradient_that_is_that_of_the_value(
 ) -> None:
     pairs, projector = setup(loss)
     own, theirs = features(loss, pairs, 0, seed=1), features(loss, pairs, 1, seed=2)
-    assert loss.compare(own, theirs, pairs, projector).sum > 1e-6
+    assert loss.compare(view(own), theirs, pairs, projector).sum > 1e-6
     taps = list(own.tensors)
     leaves = [own.tensors[tap][1].clone().requires_grad_() for tap in taps]
 
@@ -129,7 +135,7 @@ def test_other_states_have_a_distance_and_a_gradient_that_is_that_of_the_value(
             tap: (states[0], moved[taps.index(tap)], *states[2:])
             for tap, states in own.tensors.items()
         }
-        return loss.compare(Features(tensors, own.grids), theirs, pairs, projector).sum
+        return loss.compare(view(Features(tensors, own.grids)), theirs, pairs, projector).sum
 
     assert torch.autograd.gradcheck(of_second_sample, leaves)
 
@@ -140,7 +146,7 @@ def test_the_teacher_gets_no_gradient(loss: FeatureLoss) -> None:
     own, theirs = features(loss, pairs, 0, seed=1), features(loss, pairs, 1, seed=2)
     trainable(own)
     leaves = trainable(theirs)
-    total = loss.compare(own, theirs, pairs, projector).sum
+    total = loss.compare(view(own), theirs, pairs, projector).sum
     assert all(g is None for g in torch.autograd.grad(total, leaves, allow_unused=True))
 
 
@@ -148,7 +154,7 @@ def test_the_teacher_gets_no_gradient(loss: FeatureLoss) -> None:
 def test_the_count_is_what_count_of_says(loss: FeatureLoss) -> None:
     pairs, projector = setup(loss)
     term = loss.compare(
-        features(loss, pairs, 0, seed=1), features(loss, pairs, 1, seed=2), pairs, projector
+        view(features(loss, pairs, 0, seed=1)), features(loss, pairs, 1, seed=2), pairs, projector
     )
     sizes = [AnswerSize(n, n, 1, 1 if GRIDS[at] else 0) for at, n in enumerate(ANSWERS)]
     assert term.count == sum(map(loss.count_of, sizes))
@@ -163,7 +169,7 @@ def test_splitting_a_batch_changes_nothing(loss: FeatureLoss) -> None:
     def total(*parts: Sequence[int]) -> Tensor:
         found = [
             loss.compare(
-                features(loss, pairs, 0, 1, part),
+                view(features(loss, pairs, 0, 1, part)),
                 features(loss, pairs, 1, 2, part),
                 pairs,
                 projector,
@@ -182,7 +188,7 @@ def test_samples_without_pictures_are_fine_and_keep_a_graph(loss: FeatureLoss) -
     pairs, projector = setup(loss)
     own = features(loss, pairs, 0, 1, (2, 2))
     trainable(own)
-    term = loss.compare(own, features(loss, pairs, 1, 2, (2, 2)), pairs, projector)
+    term = loss.compare(view(own), features(loss, pairs, 1, 2, (2, 2)), pairs, projector)
     assert term.sum.isfinite()
     assert term.sum.requires_grad
 
@@ -199,7 +205,7 @@ def test_half_precision_states_give_a_finite_value(loss: FeatureLoss) -> None:
 
     own, theirs = (half(features(loss, pairs, side, seed=side)) for side in (0, 1))
     in_half = projector.bfloat16() if projector else None
-    assert loss.compare(own, theirs, pairs, in_half).sum.isfinite()
+    assert loss.compare(view(own), theirs, pairs, in_half).sum.isfinite()
 
 
 @every_loss

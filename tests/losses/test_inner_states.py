@@ -13,10 +13,16 @@ from limbeck.losses.hidden_states import HiddenStates
 from limbeck.losses.relational import Relational
 from limbeck.losses.resampling import resampled
 from limbeck.losses.vision_features import VisionFeatures
-from limbeck.records import Features, Grid, ModelShape, Tap
+from limbeck.records import Features, Grid, ModelShape, StudentView, Tap
 
 EQUAL = ModelShape(2, 2, 2)
 HIDDEN, VISION = Tap("hidden", 1), Tap("vision", place="projector")
+
+
+def view(found: Features) -> StudentView:
+    """A student of which a loss looks at inner states only."""
+    nothing = torch.zeros(0)
+    return StudentView(nothing, nothing, lambda hidden: hidden, found)
 
 
 def plane(grid: Grid) -> torch.Tensor:
@@ -61,7 +67,7 @@ def test_vision_features_of_a_teacher_with_a_finer_grid() -> None:
     own = Features({VISION: ((plane((1, 2, 2)) + 2).repeat(1, 2),)}, (((1, 2, 2),),))
     theirs = Features({VISION: (plane((1, 4, 4)).repeat(1, 2),)}, (((1, 4, 4),),))
     loss = VisionFeatures(measure="mse")
-    term = loss.compare(own, theirs, loss.pairs(EQUAL, EQUAL), None)
+    term = loss.compare(view(own), theirs, loss.pairs(EQUAL, EQUAL), None)
     assert term.sum.item() == pytest.approx(4.0)
     assert term.count == 1
 
@@ -72,14 +78,14 @@ def test_hidden_states_by_hand() -> None:
         {HIDDEN: (torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]]))}, (None, None)
     )
     pairs = [(HIDDEN, HIDDEN)]
-    assert HiddenStates(measure="mse").compare(own, theirs, pairs, None).sum == 0.5 + 2.5
+    assert HiddenStates(measure="mse").compare(view(own), theirs, pairs, None).sum == 0.5 + 2.5
     aligned = Features(
         {HIDDEN: (torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]]))}, (None, None)
     )
     towards = Features(
         {HIDDEN: (torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]))}, (None, None)
     )
-    cosine = HiddenStates().compare(aligned, towards, pairs, None)
+    cosine = HiddenStates().compare(view(aligned), towards, pairs, None)
     assert cosine.sum.item() == pytest.approx(1 - math.sqrt(0.5), abs=1e-6)
     assert cosine.count == 2
 
@@ -89,10 +95,10 @@ def test_attention_by_hand() -> None:
     own = Features({tap: (torch.tensor([[0.2, 0.2]]),)}, (None,))
     theirs = Features({tap: (torch.tensor([[0.3, 0.1]]),)}, (None,))
     pairs = [(tap, tap)]
-    kl = AttentionTransfer(keys="text").compare(own, theirs, pairs, None).sum.item()
+    kl = AttentionTransfer(keys="text").compare(view(own), theirs, pairs, None).sum.item()
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert kl == pytest.approx(expected, abs=1e-6), "rows are made to sum to 1 over the block"
-    mse = AttentionTransfer(keys="text", measure="mse").compare(own, theirs, pairs, None).sum
+    mse = AttentionTransfer(keys="text", measure="mse").compare(view(own), theirs, pairs, None).sum
     assert mse.item() == pytest.approx(2 * 0.25**2, abs=1e-6)
 
 
@@ -100,7 +106,7 @@ def test_attention_of_a_finer_grid_is_resampled_before_it_is_compared() -> None:
     tap = Tap("attention", 1, "vision")
     own = Features({tap: (plane((1, 2, 2)).T + 2,)}, (((1, 2, 2),),))
     theirs = Features({tap: (plane((1, 4, 4)).T + 2,)}, (((1, 4, 4),),))
-    term = AttentionTransfer().compare(own, theirs, [(tap, tap)], None)
+    term = AttentionTransfer().compare(view(own), theirs, [(tap, tap)], None)
     assert abs(term.sum.item()) < 1e-12
 
 
@@ -113,16 +119,16 @@ def test_relations_do_not_see_size_place_or_direction() -> None:
     )
     for relation in ("distance", "angle"):
         loss = Relational(relation=relation)
-        assert abs(loss.compare(own, theirs, [(VISION, VISION)], None).sum) < 1e-12
+        assert abs(loss.compare(view(own), theirs, [(VISION, VISION)], None).sum) < 1e-12
     turned = Features({VISION: (3 * states @ rotation,)}, (((1, 2, 3),),))
-    assert abs(Relational().compare(turned, theirs, [(VISION, VISION)], None).sum) < 1e-12
+    assert abs(Relational().compare(view(turned), theirs, [(VISION, VISION)], None).sum) < 1e-12
 
 
 def test_distance_relation_by_hand() -> None:
     """Teacher's distances 1, 1, 2 and the student's 1, 2, 3, over their means 4/3 and 2."""
     own = Features({VISION: (torch.tensor([[0.0], [1.0], [3.0]]),)}, (((1, 1, 3),),))
     theirs = Features({VISION: (torch.tensor([[0.0], [1.0], [2.0]]),)}, (((1, 1, 3),),))
-    loss = Relational(relation="distance").compare(own, theirs, [(VISION, VISION)], None)
+    loss = Relational(relation="distance").compare(view(own), theirs, [(VISION, VISION)], None)
     differences = [1 / 2 - 3 / 4, 2 / 2 - 3 / 4, 3 / 2 - 3 / 2]
     expected = sum(0.5 * d * d for d in differences) / 3
     assert loss.sum.item() == pytest.approx(expected, abs=1e-6)
@@ -131,7 +137,7 @@ def test_distance_relation_by_hand() -> None:
 def test_angles_of_too_many_states_are_refused() -> None:
     many = Features({VISION: (torch.zeros(200, 2),)}, (((1, 10, 20),),))
     with pytest.raises(ValueError, match="too many triples"):
-        Relational(relation="angle").compare(many, many, [(VISION, VISION)], None)
+        Relational(relation="angle").compare(view(many), many, [(VISION, VISION)], None)
 
 
 @pytest.mark.parametrize(

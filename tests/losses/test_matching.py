@@ -1,4 +1,4 @@
-"""Which layers VLsI's search may choose, against a brute-force check that shares no code with it."""
+"""Which layers VLsI's search may choose, against a brute-force check that shares no code."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_bottom1_is_the_greedy_choice_by_brute_force() -> None:
         lowest = 0
         for layer in range(3):
             allowed = [j for j in range(6) if j >= lowest and 6 - 1 - j >= 3 - 1 - layer]
-            best = min(allowed, key=lambda j: float(k[layer, j]))  # noqa: B023 (used at once)
+            best = min(allowed, key=lambda j: float(k[layer, j]))
             assert found[layer] == best
             lowest = best + 1
 

@@ -29,7 +29,7 @@ from limbeck.losses.feature_loss import (
     layer_pairs,
 )
 from limbeck.losses.resampling import resampled
-from limbeck.records import Features, Grid, LossTerm, ModelShape, Tap
+from limbeck.records import Features, Grid, LossTerm, ModelShape, StudentView, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +60,7 @@ class AttentionTransfer(FeatureLoss):
 
     def compare(
         self,
-        student: Features,
+        student: StudentView,
         teacher: Features,
         pairs: Sequence[Pair],
         projector: nn.Module | None,
@@ -72,9 +72,9 @@ class AttentionTransfer(FeatureLoss):
         count = 0
         for own_tap, their_tap in pairs:
             values = [
-                self._rows(own, theirs, student.grids[at], teacher.grids[at])
+                self._rows(own, theirs, student.features.grids[at], teacher.grids[at])
                 for at, (own, theirs) in enumerate(
-                    zip(student.tensors[own_tap], teacher.tensors[their_tap], strict=True)
+                    zip(student.features.tensors[own_tap], teacher.tensors[their_tap], strict=True)
                 )
             ]
             values_N = torch.cat(values)

@@ -42,7 +42,7 @@ class FeatureLoss(Loss):
 
     def compare(
         self,
-        student: Features,
+        student: StudentView,
         teacher: Features,
         pairs: Sequence[Pair],
         projector: nn.Module | None,

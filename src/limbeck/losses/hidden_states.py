@@ -27,7 +27,7 @@ from limbeck.losses.feature_loss import (
     require_rows,
     row_distances,
 )
-from limbeck.records import Features, LossTerm, ModelShape, Tap
+from limbeck.records import Features, LossTerm, ModelShape, StudentView, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,7 +55,7 @@ class HiddenStates(FeatureLoss):
 
     def compare(
         self,
-        student: Features,
+        student: StudentView,
         teacher: Features,
         pairs: Sequence[Pair],
         projector: nn.Module | None,
@@ -66,7 +66,7 @@ class HiddenStates(FeatureLoss):
         sums: list[Tensor] = []
         count = 0
         for number, (own_tap, their_tap) in enumerate(pairs):
-            own, theirs = student.tensors[own_tap], teacher.tensors[their_tap]
+            own, theirs = student.features.tensors[own_tap], teacher.tensors[their_tap]
             for one, other in zip(own, theirs, strict=True):
                 require_rows(one, other, self.kind)
             state = projected(projector, number, torch.cat(own))

@@ -29,7 +29,7 @@ from pydantic import Field
 from limbeck.errors import UsageError
 from limbeck.losses.feature_loss import FeatureLoss, Pair, exact
 from limbeck.losses.resampling import resampled
-from limbeck.records import AnswerSize, Features, LossTerm, ModelShape, Tap
+from limbeck.records import AnswerSize, Features, LossTerm, ModelShape, StudentView, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ class Relational(FeatureLoss):
 
     def compare(
         self,
-        student: Features,
+        student: StudentView,
         teacher: Features,
         pairs: Sequence[Pair],
         projector: nn.Module | None,
@@ -73,7 +73,7 @@ class Relational(FeatureLoss):
         import torch
 
         ((own_tap, their_tap),) = pairs
-        own, theirs = student.tensors[own_tap], teacher.tensors[their_tap]
+        own, theirs = student.features.tensors[own_tap], teacher.tensors[their_tap]
         if self.between == "samples":
             x_MH, y_MH = (torch.stack([exact(t).mean(0) for t in side]) for side in (own, theirs))
             return LossTerm(self._related(x_MH, y_MH.detach()) * len(own), len(own))
@@ -82,7 +82,7 @@ class Relational(FeatureLoss):
             if not len(one):
                 continue
             target = resampled(
-                exact(other.detach()), teacher.grids[at], student.grids[at], len(one)
+                exact(other.detach()), teacher.grids[at], student.features.grids[at], len(one)
             )
             values.append(self._related(exact(one), target))
         if not values:

@@ -28,7 +28,7 @@ from limbeck.losses.feature_loss import (
     row_distances,
 )
 from limbeck.losses.resampling import resampled
-from limbeck.records import AnswerSize, Features, LossTerm, ModelShape, Tap
+from limbeck.records import AnswerSize, Features, LossTerm, ModelShape, StudentView, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -64,7 +64,7 @@ class VisionFeatures(FeatureLoss):
 
     def compare(
         self,
-        student: Features,
+        student: StudentView,
         teacher: Features,
         pairs: Sequence[Pair],
         projector: nn.Module | None,
@@ -75,13 +75,13 @@ class VisionFeatures(FeatureLoss):
         ((own_tap, their_tap),) = pairs
         values: list[Tensor] = []
         for at, (own, theirs) in enumerate(
-            zip(student.tensors[own_tap], teacher.tensors[their_tap], strict=True)
+            zip(student.features.tensors[own_tap], teacher.tensors[their_tap], strict=True)
         ):
             if not len(own):
                 continue
             target = exact(theirs.detach())
             if self.at == "projector":
-                target = resampled(target, teacher.grids[at], student.grids[at], len(own))
+                target = resampled(target, teacher.grids[at], student.features.grids[at], len(own))
             elif len(target) != len(own):
                 raise UsageError(
                     f"the vision towers see {len(own)} and {len(target)} patches",
@@ -91,5 +91,5 @@ class VisionFeatures(FeatureLoss):
             state = projected(projector, 0, own)
             values.append(row_distances(state, target, self.measure).mean())
         if not values:
-            return LossTerm(student.tensors[own_tap][0].float().sum(), 0)
+            return LossTerm(student.features.tensors[own_tap][0].float().sum(), 0)
         return LossTerm(torch.stack(values).sum(), len(values))

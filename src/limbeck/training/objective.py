@@ -95,10 +95,11 @@ class Objective(nn.Module):
         if inner:
             assert features is not None, "the loop asks for what losses on inner states need"
             states = seen.features(inputs, targets_BL)
+            view = StudentView(labels_N, hidden_NH, self._head, states)
             projectors = dict(self.projectors.items())
             for at, (loss, pairs, _) in inner.items():
                 projector = projectors.get(str(at))
-                term = loss.compare(states, features, pairs, projector)
+                term = loss.compare(view, features, pairs, projector)
                 sums[at] = term.sum.detach().float()
                 totals.append(term.sum * weights[at])
         return torch.stack([total.float() for total in totals]).sum(), sums
