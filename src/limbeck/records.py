@@ -11,7 +11,7 @@ Tensor names carry their shape as a suffix:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -198,6 +198,10 @@ class Features:
 
     tensors: Mapping[Tap, tuple[Tensor, ...]]
     grids: tuple[tuple[Grid, ...] | None, ...]
+
+    def only(self, taps: Sequence[Tap]) -> Features:
+        """What these taps gave, in their order."""
+        return Features({tap: self.tensors[tap] for tap in taps}, self.grids)
 
 
 @dataclass

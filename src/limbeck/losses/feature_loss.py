@@ -27,14 +27,26 @@ class FeatureLoss(Loss):
     """Base of the losses on inner states; they do not look at the teacher's distributions."""
 
     reads_features: ClassVar[bool] = True
+    compares: ClassVar[bool] = True
+    """Whether it needs the teacher's inner states beside the student's."""
+    needs_verbalisers: ClassVar[bool] = False
+    """Whether its projector is made by the training stage: verbalisers (`models/verbaliser.py`)."""
 
     def pairs(self, student: ModelShape, teacher: ModelShape) -> list[Pair]:
-        """Which taps are compared.
+        """Which taps are compared with which; empty where that is found while training.
 
         Raises:
             UsageError: a layer that one of the models does not have.
         """
-        raise NotImplementedError
+        return []
+
+    def student_taps(self, student: ModelShape, teacher: ModelShape) -> list[Tap]:
+        """What is read of the student."""
+        return [own for own, _ in self.pairs(student, teacher)]
+
+    def teacher_taps(self, student: ModelShape, teacher: ModelShape) -> list[Tap]:
+        """What is read of the teacher."""
+        return [theirs for _, theirs in self.pairs(student, teacher)]
 
     def projector(self, student: ModelShape, teacher: ModelShape) -> nn.Module | None:
         """What maps the student's states to the teacher's width; None where nothing has to."""

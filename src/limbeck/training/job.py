@@ -14,6 +14,8 @@ from limbeck.signals.features import FeatureSource
 from limbeck.training.batches import Example
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.models.load import LoadedModel
     from limbeck.models.vocabulary import Vocabulary
 
@@ -45,6 +47,8 @@ class Job:
     signals: SignalSource | None = None
     features: FeatureSource | None = None
     """The teacher's inner states, where some loss compares them."""
+    verbalisers: nn.Module | None = None
+    """What a loss that needs them trains beside the student."""
     own_answers: dict[str, str] = field(default_factory=lambda: {})
     """What the student itself last wrote, by sample id; shared with a live teacher's signals."""
     spans: Sequence[int] | None = None

@@ -84,7 +84,9 @@ class _Loop:
         )
         head = job.student.model.get_output_embeddings()
         teacher_shape = job.features.shape if job.features else None
-        objective = Objective(job.student, job.losses, job.vocabulary, teacher_shape)
+        objective = Objective(
+            job.student, job.losses, job.vocabulary, teacher_shape, job.verbalisers
+        )
         optimizers = make_optimizers(objective, job.training, exclude_from_muon=head.parameters())
         self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
@@ -94,7 +96,12 @@ class _Loop:
             if parameter.requires_grad
         }
         # They are part of a checkpoint, and not of the finished student.
-        self.trainable |= {f"projectors.{n}": p for n, p in objective.projectors.named_parameters()}
+        beside = objective.projectors
+        self.trainable |= {
+            f"projectors.{n}": p for n, p in beside.named_parameters() if p.requires_grad
+        }
+        self.saved = self.trainable | {f"projectors.{n}": t for n, t in beside.state_dict().items()}
+        self._matches = objective.matches
         self.names = loss_names(job.losses)
         self.vision = cache_vision_features(job, self.accelerator)
         self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data, self.vision)
@@ -307,7 +314,7 @@ class _Loop:
             if self._is_main:
                 (self.job.output / METRICS).unlink(missing_ok=True)
             return 0
-        state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
+        state = checkpoint.load(found, weights=self.saved, optimizers=self._plain_optimizers())
         self.counters = _Counters(**state["counters"])
         self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
@@ -325,7 +332,7 @@ class _Loop:
             checkpoint.save(
                 self.checkpoints,
                 step,
-                weights=self.trainable,
+                weights=self.saved,
                 optimizers=self._plain_optimizers(),
                 state={"counters": vars(self.counters), "own_answers": self.own_answers.state()},
             )
@@ -366,6 +373,7 @@ class _Loop:
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
             **memory_in_use(),
+            **({} if self._matches is None else {"matches": self._matches.tolist()}),
         }
 
     def _seconds_so_far(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from limbeck.losses import Loss
 from limbeck.losses.feature_loss import FeatureLoss, Pair
 from limbeck.losses.fused import fused_sums
+from limbeck.losses.verbal import Verbalisers
 from limbeck.models.linear_head import linear_head, why_not_linear
 from limbeck.models.taps import shape_of, tapped
 from limbeck.records import (
@@ -20,6 +21,7 @@ from limbeck.records import (
     Features,
     ModelShape,
     StudentView,
+    Tap,
     TeacherSignal,
     Unaligned,
 )
@@ -42,6 +44,7 @@ class Objective(nn.Module):
         losses: the terms.
         vocabulary: that student and teacher share.
         teacher_shape: of the teacher whose inner states are compared, where some loss does.
+        verbalisers: of the losses that need them.
     """
 
     def __init__(
@@ -50,14 +53,15 @@ class Objective(nn.Module):
         losses: Sequence[Loss],
         vocabulary: Vocabulary,
         teacher_shape: ModelShape | None = None,
+        verbalisers: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
         by_logits = [loss for loss in losses if not loss.reads_features]
         self.why_plain = why_plain(student, by_logits, vocabulary)
-        self._inner = inner_losses(student, losses, teacher_shape)
-        projectors = {str(at): p for at, (_, _, p) in self._inner.items() if p is not None}
+        self._inner = inner_losses(student, losses, teacher_shape, verbalisers)
+        projectors = {str(at): i.projector for at, i in self._inner.items() if i.projector}
         self.projectors = nn.ModuleDict(projectors).to(student.device)
 
     def forward(
@@ -74,8 +78,8 @@ class Objective(nn.Module):
         Only the first has a graph. Losses of another target than the micro-batch's count 0.
         """
         rows_BL = targets_BL != IGNORED
-        inner = {at: own for at, own in self._inner.items() if own[0].target == target}
-        taps = [student_tap for _, pairs, _ in inner.values() for student_tap, _ in pairs]
+        inner = {at: i for at, i in self._inner.items() if i.loss.target == target}
+        taps = [tap for i in inner.values() for tap in i.own_taps]
         with tapped(self._student, taps) as seen:
             hidden_NH = self._student.hidden_states(inputs)[rows_BL]
         labels_N = self._vocabulary.columns_of(targets_BL[rows_BL])
@@ -93,16 +97,22 @@ class Objective(nn.Module):
             sums[own] = own_sums.detach().float()
             totals.append(total)
         if inner:
-            assert features is not None, "the loop asks for what losses on inner states need"
             states = seen.features(inputs, targets_BL)
-            view = StudentView(labels_N, hidden_NH, self._head, states)
-            projectors = dict(self.projectors.items())
-            for at, (loss, pairs, _) in inner.items():
-                projector = projectors.get(str(at))
-                term = loss.compare(view, features, pairs, projector)
+            theirs = features or Features({}, ())
+            for at, i in inner.items():
+                view = StudentView(labels_N, hidden_NH, self._head, states.only(i.own_taps))
+                term = i.loss.compare(view, theirs.only(i.their_taps), i.pairs, i.projector)
                 sums[at] = term.sum.detach().float()
                 totals.append(term.sum * weights[at])
         return torch.stack([total.float() for total in totals]).sum(), sums
+
+    @property
+    def matches(self) -> Tensor | None:
+        """How often each target layer of the student was given which of the teacher's."""
+        for i in self._inner.values():
+            if isinstance(i.projector, Verbalisers):
+                return i.projector.matches
+        return None
 
     def _fused(
         self,
@@ -133,15 +143,28 @@ class Objective(nn.Module):
         return (sums * sums.new_tensor(weights)).sum(), sums
 
     def _head(self, hidden_NH: Tensor) -> Tensor:
-        return self._vocabulary.of(self._student.head(hidden_NH))
+        # What verbalisers make is in float32, whatever the head is in.
+        weight = self._student.base.get_output_embeddings().weight
+        exact = hidden_NH.to(weight.dtype) if weight.is_floating_point() else hidden_NH
+        return self._vocabulary.of(self._student.head(exact))
 
 
-Inner = tuple[FeatureLoss, list[Pair], nn.Module | None]
-"""A loss on inner states, the taps that it compares, and its projector."""
+@dataclass(frozen=True)
+class Inner:
+    """A loss on inner states: what it reads of both models, and what is trained with it."""
+
+    loss: FeatureLoss
+    own_taps: list[Tap]
+    their_taps: list[Tap]
+    pairs: list[Pair]
+    projector: nn.Module | None
 
 
 def inner_losses(
-    student: LoadedModel, losses: Sequence[Loss], teacher_shape: ModelShape | None
+    student: LoadedModel,
+    losses: Sequence[Loss],
+    teacher_shape: ModelShape | None,
+    verbalisers: nn.Module | None,
 ) -> dict[int, Inner]:
     """The losses on inner states by their number.
 
@@ -151,12 +174,19 @@ def inner_losses(
     found: dict[int, Inner] = {}
     for number, loss in enumerate(losses):
         if isinstance(loss, FeatureLoss):
-            assert teacher_shape is not None, "a loss on inner states has a source of them"
+            assert teacher_shape or not loss.compares, "a loss that compares has a source of states"
             own = shape_of(student.base.config)
-            pairs = loss.pairs(own, teacher_shape)
-            found[number] = loss, pairs, loss.projector(own, teacher_shape)
-    taps = [tap for _, pairs, _ in found.values() for tap, _ in pairs]
-    with tapped(student, taps):  # refuses what cannot be read before anything is trained
+            theirs = teacher_shape or own
+            projector = verbalisers if loss.needs_verbalisers else loss.projector(own, theirs)
+            found[number] = Inner(
+                loss,
+                loss.student_taps(own, theirs),
+                loss.teacher_taps(own, theirs),
+                loss.pairs(own, theirs),
+                projector,
+            )
+    # Refuses what cannot be read before anything is trained.
+    with tapped(student, [tap for inner in found.values() for tap in inner.own_taps]):
         return found
 
 
