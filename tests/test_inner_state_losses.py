@@ -176,3 +176,81 @@ def test_states_of_a_quarter_of_the_samples_are_kept_when_a_block_is_killed(
     pipeline.run(recipe(tmp_path, **only), until="train")
     assert len(asked) == 4
     assert not set(asked) & set(first)
+
+
+# -- layers that speak ---------------------------------------------------------------------------
+
+SPEAKING = {
+    "kind": "verbalised",
+    "student_layers": 1,
+    "teacher_layers": 1,
+    "verbalisers": {"steps": 4, "samples_per_step": 4, "learning_rate": 1e-2},
+}
+
+
+def speaking(work: Path, loss: dict[str, Any] | None = None, **changes: Any) -> Any:
+    losses = [{"kind": "divergence"}, {**SPEAKING, **(loss or {})}]
+    return recipe(
+        work, losses=losses, student={"build": SMALL}, teacher__attention="auto", **changes
+    )
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pipeline.RunResult]:
+    work = tmp_path_factory.mktemp("spoken")
+    return work, pipeline.run(speaking(work), until="train")
+
+
+def test_both_models_learn_to_speak_and_every_choice_is_counted(
+    spoken: tuple[Path, pipeline.RunResult],
+) -> None:
+    _, result = spoken
+    own = summary(stage(result, "student-seed0 before training"))
+    theirs = next(
+        summary(Path(row["folder"]))
+        for row in result.stages
+        if (row["kind"], row["title"]) == ("verbalisers", "teacher")
+    )
+    assert own["layers"] == [0]
+    assert theirs["layers"] == [0, 1]
+    last = rows(stage(result, "student-seed0"))[-1]
+    assert last["losses"]["verbalised"] > 0
+    matches = last["matches"]
+    assert len(matches) == 1
+    assert len(matches[0]) == 2
+    steps = summary(stage(result, "student-seed0"))["steps"]
+    assert sum(matches[0]) >= steps, "one choice a micro-batch"
+    names = load_file(stage(result, "student-seed0") / "student" / "model.safetensors")
+    assert not [name for name in names if "verbal" in name or "matches" in name]
+
+
+def test_other_ways_to_match_teach_nobody_to_speak_anew(
+    spoken: tuple[Path, pipeline.RunResult],
+) -> None:
+    work, _ = spoken
+    for changes in ({"matching": "uniform"}, {"order": False, "search_range": False}):
+        again = pipeline.run(speaking(work, changes), until="train")
+        assert {row["kind"] for row in again.stages if not row["cached"]} == {"student"}
+
+
+def test_a_killed_interaction_ends_in_the_same_bytes_and_counts(
+    spoken: tuple[Path, pipeline.RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_pipeline import Killed, kill_in
+
+    changes = {"training__checkpoint_every": 1}
+    undo = kill_in("student", monkeypatch)
+    killed = 0
+    for _ in range(4):  # the stages of verbalisers are trainings as well
+        try:
+            result = pipeline.run(speaking(tmp_path, **changes), until="train")
+            break
+        except Killed:
+            killed += 1
+    undo()
+    assert killed == 1
+    result = pipeline.run(speaking(tmp_path, **changes), until="train")
+    one, other = (stage(run, "student-seed0") for run in (spoken[1], result))
+    assert rows(one)[-1]["matches"] == rows(other)[-1]["matches"]
+    own, theirs = (load_file(f / "student" / "model.safetensors") for f in (one, other))
+    assert all(tensor.equal(theirs[name]) for name, tensor in own.items())

@@ -64,7 +64,9 @@ class Label:
     """A teacher's answer to one sample, with the reasons that make it unfit if it is not `valid`.
 
     `tokens` counts the answer with its end token; `finished` is False when the limit cut it;
-    `mean_log_probability` is over the answer's tokens at T = 1, where it is known.
+    `mean_log_probability` is over the answer's tokens at T = 1, where it is known; `teacher` names
+    the one of several that answered; `agreement` is with the other answers to the sample, where
+    there were any; `gold` says that the text is the first reference and not the teacher's.
     """
 
     sample_id: str
@@ -74,6 +76,9 @@ class Label:
     tokens: int = 0
     finished: bool = True
     mean_log_probability: float | None = None
+    teacher: str | None = None
+    agreement: float | None = None
+    gold: bool = False
 
 
 @dataclass(frozen=True)

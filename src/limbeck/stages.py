@@ -22,16 +22,17 @@ MODEL = "model"
 """Sub-folder of a stage that makes a model before any training."""
 
 FORMAT_VERSIONS = {
-    "data": 1,
+    "data": 2,
     "models": 1,
-    "teacher": 1,
-    "labels": 3,
+    "teacher": 2,
+    "labels": 4,
     "features": 1,
-    "student": 1,
+    "verbalisers": 1,
+    "student": 2,
     "predictions": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "benchmark": 1,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 
@@ -75,7 +76,7 @@ class Stage:
 class ModelOf:
     """A model to load: a section, and the stage that makes its folder.
 
-    Without a stage it is a hub id or a folder of the user's, identified by `weights`.
+    `weights` identifies what no stage makes: a hub id or a folder of the user's, an adapter.
     """
 
     section: ModelSection
@@ -87,9 +88,10 @@ class ModelOf:
         """What can change the loaded model; the weights of a stage are named by `reads`."""
         fields = self.section.model_dump(
             mode="json",
-            include=set(ModelSection.model_fields) - {*self.section.origins, "revision"},
+            include=set(ModelSection.model_fields)
+            - {*self.section.origins, "revision", "adapter_path"},
         )
-        if self.stage is None:
+        if self.weights is not None:
             fields["weights"] = self.weights
         return fields
 
@@ -98,12 +100,16 @@ class ModelOf:
         return {} if self.stage is None else {name: self.stage}
 
     def located(self, section: SectionType, inputs: Mapping[str, Path], name: str) -> SectionType:
-        """`section` with `model` set to the folder that the stage made."""
+        """`section` with `model` set to the folder that the stage made.
+
+        Its adapter is kept where the stage has not trained it in.
+        """
         if self.stage is None:
             return section
         found = {
             **dict.fromkeys(section.origins),
             "model": str(inputs[name] / self.subfolder),
             "revision": None,
+            "adapter_path": self.section.adapter_path,
         }
         return section.model_copy(update=found)

@@ -52,6 +52,16 @@ print(digest.hexdigest())
     assert len(found) == 1
 
 
+def test_unlabelled_screens_are_further_ones_like_those_of_training(many: list) -> None:
+    made = rows(unlabelled=50)
+    assert made[:260] == rows(), "they change nothing of the others"
+    further = made[260:]
+    assert [row.split for row in further] == ["unlabelled"] * 50
+    assert not any(row.references or "elements" in row.metadata for row in further)
+    pictures = [row.images[0] for row in made]
+    assert len(set(pictures)) == len(pictures)
+
+
 def test_no_held_out_combination_is_trained_on_whatever_the_sizes_and_seeds(many) -> None:
     trained = {row.references[0] for row in many if row.split == "train"}
     for seed in (1, 2):

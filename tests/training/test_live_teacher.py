@@ -18,7 +18,7 @@ from limbeck.records import Sample
 from limbeck.teachers import OpenTeacher
 from limbeck.teachers.transformers import Transformers
 from limbeck.training.batches import Example
-from limbeck.training.stage import live_signal, train_student
+from limbeck.training.stage import LabelFolder, live_signal, train_student
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,8 @@ def test_runs_only_beside_students_that_need_it(
         training=Training(steps=1, samples_per_step=2, precision="bf16"),
         labelling=settings,
         teacher=section,
-        samples=samples,
+        labels=[LabelFolder(labels, samples, {})],
         data=screens,
-        labels=labels,
-        cache_key={},
         seed=0,
         device="cpu",
         title="test",

@@ -93,11 +93,11 @@ def test_a_broken_folder_and_a_head_of_other_tokens_are_refused(
     train(tmp_path, tiny_model, examples, screens, init="logit_lens", with_head=True)
     rows = model.model.get_output_embeddings().weight.shape[0]
     vocabulary = shared_vocabulary(model.tokenizer, model.tokenizer, rows, rows)
-    both = read_both(model, vocabulary, tmp_path, tmp_path, Verbalised())
+    both = read_both(model, vocabulary, tmp_path, tmp_path)
     assert both.vocabulary == vocabulary.size
     fewer = type(vocabulary)(**{**vars(vocabulary), "size": vocabulary.size - 1})
     with pytest.raises(UsageError, match="are shared"):
-        read_both(model, fewer, tmp_path, tmp_path, Verbalised())
+        read_both(model, fewer, tmp_path, tmp_path)
     (tmp_path / "verbalisers.safetensors").write_bytes(b"torn")
     with pytest.raises(DataError, match="verbalisers cannot be read"):
         read_verbalisers(tmp_path, "cpu")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ def benchmark_model(
     *,
     device: str,
     seed: int = 0,
+    ask: Callable[[Sample], Sample] | None = None,
 ) -> dict[str, Any]:
     """Measure a model on images of the data set and write `results.json`.
 
@@ -50,6 +52,8 @@ def benchmark_model(
         output: where `results.json` goes; one that is there already is not measured again.
         device: torch device name.
         seed: of the choice of samples; the same for all models that are compared.
+        ask: how the model is asked where that is not as the data has it (see
+            `limbeck.teachers.specialised`), so that what is timed is what was evaluated.
 
     Raises:
         DataError: no samples in `settings.split`, or the worker could not use them.
@@ -68,6 +72,7 @@ def benchmark_model(
                 where="benchmark.split",
                 mend="choose a split that the data stage has",
             )
+        samples = [ask(sample) for sample in samples] if ask else samples
         write_json(path, _in_own_process(section, settings, samples, data, output, device, seed))
     return _summary(json.loads(path.read_text(encoding="utf-8")))
 

@@ -130,12 +130,15 @@ class Subject:
 
 def disk_bytes(section: ModelSection) -> int:
     """What has to be deployed: the model's files without weights in formats that are not read."""
-    from limbeck.models.source import model_folder
+    from limbeck.models.source import adapter_folder, model_folder
 
     assert section.model is not None
-    folder = model_folder(section.model, section.revision)
+    folders = [model_folder(section.model, section.revision)]
+    if section.adapter_path is not None:
+        folders.append(adapter_folder(section.adapter_path))
     return sum(
         path.stat().st_size
+        for folder in folders
         for path in folder.rglob("*")
         if path.is_file() and path.suffix not in _OTHER_WEIGHTS and path.name[0] != "."
     )

@@ -6,14 +6,16 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
-    is_first_seed,
+    is_benchmarked,
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, label_stage, model_of, teacher_model
+from limbeck.graph.models import data_stage, model_of
+from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
 
 __all__ = ["Graph", "graph_of"]
@@ -27,16 +29,15 @@ def graph_of(recipe: Recipe) -> Graph:
     """
     graph = Graph(recipe)
     graph.data = graph.add(data_stage(graph))
-    teacher = teacher_model(graph)
+    teacher = teacher_of(graph, graph.teacher)
     labels = label_stage(graph, teacher)
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
-    wanted = recipe.benchmark.models
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (wanted is None or arm.name in wanted) and is_first_seed(arm, graph.arms)
+        if model is not None and is_benchmarked(graph, arm, model)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

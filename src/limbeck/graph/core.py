@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
-from limbeck.graph.checks import check_signals, check_vision_cache, device_of
+from limbeck.graph.checks import (
+    check_growth,
+    check_head_gradient,
+    check_shared_prefixes,
+    check_shown_examples,
+    check_signals,
+    check_vision_cache,
+    device_of,
+)
 from limbeck.recipe import Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
@@ -31,7 +39,11 @@ class Graph:
         self.arms = arms_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, self.arms, self.teacher.capabilities())
+        check_shown_examples(recipe, self.teacher)
         check_vision_cache(self.arms)
+        check_growth(self.arms, self.teacher.capabilities())
+        check_head_gradient(self.arms)
+        check_shared_prefixes(self.arms)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
 
@@ -51,6 +63,15 @@ class Graph:
             if str(error) not in map(str, self.problems):
                 self.problems.append(error)
             return {"missing": str(error)}
+
+    def adapter(self, section: ModelSection) -> Any:
+        """What identifies the adapter that goes on a section's weights; None where there is none.
+
+        It is told apart from the weights where a stage makes those.
+        """
+        from limbeck.models.source import adapter_identity
+
+        return self.identify(lambda: adapter_identity(section)) or None
 
     def weights(self, section: ModelSection) -> Any:
         """What identifies the weights of a hub id or a folder."""

@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from limbeck.data.samples import read_samples
 from limbeck.graph.core import Graph
+from limbeck.graph.labels import first_samples
+from limbeck.graph.teacher import TeacherOf
 from limbeck.losses.feature_loss import FeatureLoss
 from limbeck.recipe.sections import Student
 from limbeck.records import ModelShape, Tap
 from limbeck.stages import ModelOf, Stage
-from limbeck.teachers import Teacher
 
-NOT_THE_TEACHERS = {"weight", "target", "measure", "project", "relation"}
+NOT_THE_TEACHERS = {
+    *("weight", "target", "measure", "project", "relation", "matching", "search_range", "order"),
+    *("adaptive_temperature", "temperature_rule", "scale", "init", "verbalisers"),
+}
 """Fields of a loss that change nothing of what is read from the teacher."""
 
 
@@ -24,8 +27,7 @@ def features_stage(
     section: Student,
     initial: ModelOf,
     labels: Stage,
-    teacher: ModelOf,
-    open_teacher: Any,
+    teacher: TeacherOf,
 ) -> Stage:
     """Read what a loss compares from the teacher; arms and seeds share it.
 
@@ -36,11 +38,10 @@ def features_stage(
         initial: the student before training, with the first seed: all seeds have one shape.
         labels: along whose answers.
         teacher: whose states.
-        open_teacher: from the stage's inputs to the located `Teacher`.
     """
     settings = graph.recipe.label
     # A rule or list that counts the student's layers cannot be read without the student's shape.
-    needs_student = getattr(loss, "layers", "last") != "last"
+    needs_student = getattr(loss, "layers", "last") != "last" or loss.needs_verbalisers
 
     def make(output: Path, inputs: Mapping[str, Path]) -> dict[str, Any]:
         from limbeck.labelling.features import cache_features
@@ -48,13 +49,12 @@ def features_stage(
         own = _shape(initial.located(section, inputs, "initial")) if needs_student else None
 
         def taps_of(shape: ModelShape) -> list[Tap]:
-            return [theirs for _, theirs in loss.pairs(own or shape, shape)]
+            return loss.teacher_taps(own or shape, shape)
 
-        located: Teacher = open_teacher(inputs)
         return cache_features(
             output,
-            teacher=located,
-            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            teacher=teacher.located(inputs, "teacher"),
+            samples=first_samples(graph.recipe, inputs["data"]),
             data=inputs["data"],
             labels=inputs["labels"],
             taps_of=taps_of,
@@ -63,7 +63,7 @@ def features_stage(
         )
 
     identity = {
-        "teacher": teacher.identity(),
+        "teacher": teacher.identity,
         "reads": loss.model_dump(mode="json", exclude=NOT_THE_TEACHERS),
         "student": initial.identity() if needs_student else None,
     }

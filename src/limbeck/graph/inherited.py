@@ -48,4 +48,4 @@ def inherited_model(
     identity = {"inherit": fields, "teacher": teacher.identity()}
     reads = {**({"data": graph.data} if by_influence else {}), **teacher.reads("teacher")}
     stage = Stage("models", "student of the teacher's layers", "train", identity, reads, make)
-    return ModelOf(section, graph.add(stage), MODEL)
+    return ModelOf(section, graph.add(stage), MODEL, graph.adapter(section))

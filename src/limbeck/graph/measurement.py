@@ -7,53 +7,67 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import UsageError
 from limbeck.graph.core import Graph
-from limbeck.graph.models import teacher_identity
+from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
-from limbeck.recipe.sections import ModelSection
-from limbeck.stages import ModelOf, Stage
+from limbeck.recipe.recipe import has_cost
+from limbeck.stages import Stage
 from limbeck.store import Store
-from limbeck.teachers import Teacher
-from limbeck.teachers.transformers import Transformers
+from limbeck.teachers.specialised import Prompting
 
 Inputs = Mapping[str, Path]
 
 
-def answering(graph: Graph, model: ModelOf | None, inputs: Inputs) -> Teacher:
-    """Any model as something that answers samples."""
-    if model is None:
-        return graph.teacher
-    located = model.located(model.section, inputs, "model")
-    fields = {name: getattr(located, name) for name in ModelSection.model_fields}
-    return Transformers.model_validate({"backend": "transformers", **fields})
-
-
-def predictions_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
+def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
     """Let one model answer the evaluation samples."""
     settings = graph.recipe.evaluate
+    if model is None:
+        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
 
         return predict(
             output,
-            model=answering(graph, model, inputs),
+            model=model.located(inputs, "model"),
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             data=inputs["data"],
             settings=settings,
             device=graph.device,
             responses=graph.responses,
+            blank_pictures=arm.blanked,
         )
 
     identity = {
-        "model": teacher_identity(graph, model),
+        "model": model.identity,
         "evaluate": settings.model_dump(
-            mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
+            mode="json", include={"split", "limit", "max_new_tokens", "batch_size", "share_prefix"}
         ),
     }
-    reads = {"data": graph.data, **(model.reads("model") if model else {})}
+    if arm.blanked:
+        identity["blank_pictures"] = True
+    reads = {"data": graph.data, **model.reads("model")}
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
+
+
+def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
+    """The floor that no model is needed for."""
+    settings, splits = graph.recipe.evaluate, graph.recipe.label.splits
+
+    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
+        from limbeck.evaluate.most_frequent import most_frequent
+
+        return most_frequent(
+            output,
+            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            known=read_samples(inputs["data"], splits),
+        )
+
+    identity = {
+        "answers_of": splits,
+        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
+    }
+    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
 
 
 def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
@@ -82,32 +96,28 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
 
-def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
+def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
     """Time one model, in a process of its own."""
     from limbeck.benchmark.machine import machine
 
     settings = graph.recipe.benchmark
     device_type = graph.device.partition(":")[0]  # every rank must find the same fingerprint
-    if model is None:
-        raise UsageError(
-            "a served teacher cannot be benchmarked yet",
-            where="benchmark.models",
-            mend="list the other models there",
-        )
+    timed = require_one_model(model)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.benchmark.stage import benchmark_model
 
         return benchmark_model(
-            model.located(model.section, inputs, "model"),
+            timed.located(timed.section, inputs, "model"),
             settings,
             inputs["data"],
             output,
             device=graph.device,
+            ask=Prompting.of(model.teacher, inputs["data"]).ask,
         )
 
     identity = {
-        "model": model.identity(),
+        "model": model.identity,
         "benchmark": settings.model_dump(mode="json", exclude={"models"}),
         "machine": machine(device_type, threads=settings.threads),
     }
@@ -117,14 +127,14 @@ def benchmark_stage(graph: Graph, arm: Arm, model: ModelOf | None) -> Stage:
 
 def report_stage(
     graph: Graph,
-    models: Sequence[tuple[Arm, ModelOf | None]],
+    models: Sequence[tuple[Arm, TeacherOf | None]],
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.stage for arm, m in models if arm.trained and m and m.stage}
+    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m and m.model}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report
@@ -148,6 +158,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
         )
@@ -174,6 +185,13 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
     }
 
 
-def is_first_seed(arm: Arm, arms: Sequence[Arm]) -> bool:
-    """Seeds of one arm have equal cost, so only the first is benchmarked."""
-    return next(other for other in arms if other.name == arm.name) == arm
+def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
+    """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
+
+    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    """
+    wanted = graph.recipe.benchmark.models
+    first = next(other for other in graph.arms if other.name == arm.name)
+    if not has_cost(arm.name) or first != arm:
+        return False
+    return model.model is not None if wanted is None else arm.name in wanted

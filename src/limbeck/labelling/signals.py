@@ -78,8 +78,10 @@ def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
         TeacherError: too many are not.
     """
     agreement = signals["agreement"]
-    # An answer that was cut is scored with an end token that the teacher did not choose.
-    greedy = settings.answers == "generated" and settings.temperature == 0
+    # An answer that was cut is scored with an end token that the teacher did not choose, and gold
+    # answers with none of its tokens.
+    own = settings.answers == "generated" and not settings.gold_share
+    greedy = own and settings.temperature == 0
     if greedy and settings.checks.must_finish and agreement < MIN_ARGMAX_AGREEMENT:
         raise TeacherError(
             f"only {agreement:.1%} of the greedy tokens are the argmax of the kept distribution",
@@ -91,18 +93,19 @@ def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
 def _kept(found: ScoredAnswer, settings: Labelling) -> Any:
     """What the recipe keeps of the distributions along one answer."""
     if settings.signal == "top_k":
+        from limbeck.signals.from_server import fewer
         from limbeck.signals.top_k import from_logits
 
         if isinstance(found.signal, Dense):
             return from_logits(found.logits_NV, settings.top_k, settings.temperatures)
         given = found.signal.ids_NK.shape[-1]
-        if given != settings.top_k:
+        if given < settings.top_k:
             raise TeacherError(
                 f"the teacher gives {given} log-probabilities a token, not {settings.top_k}",
                 where="label.top_k",
-                mend=f"set it to {given}, or let the server give more",
+                mend=f"set it to {given}, or let the teacher give more",
             )
-        return found.signal
+        return fewer(found.signal, settings.top_k, found.answer_ids)
     from limbeck.signals.hidden_coding import HiddenStates
 
     assert found.hidden_NH is not None, "a teacher that shows its head shows what it reads"
@@ -110,9 +113,9 @@ def _kept(found: ScoredAnswer, settings: Labelling) -> Any:
 
 
 def _mean_log_probability(found: ScoredAnswer, known: float | None) -> float | None:
-    import torch
+    from limbeck.signals.from_server import mean_of_kept
 
-    if not isinstance(found.signal, Dense):
-        return known
-    ids_N1 = torch.tensor(found.answer_ids, device=found.logits_NV.device)[:, None]
-    return float(found.logits_NV.log_softmax(-1).gather(-1, ids_N1).mean())
+    if isinstance(found.signal, Dense):
+        return found.mean_log_probability
+    mean = mean_of_kept(found.signal, found.answer_ids)
+    return known if mean is None else mean

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +28,10 @@ def summed(values_of: Callable[[slice], Tensor], rows: int, vocabulary: int) -> 
         vocabulary: width of what it computes.
     """
     import torch
-    from torch.utils.checkpoint import checkpoint
+    from torch.utils import checkpoint
 
+    again = cast("Callable[..., Tensor]", checkpoint.checkpoint)  # pyright: ignore
     sums: list[Tensor] = []
     for chunk in row_chunks(rows, vocabulary):
-        found: Tensor = checkpoint(values_of, chunk, use_reentrant=False)  # pyright: ignore
-        sums.append(found.sum())
+        sums.append(again(values_of, chunk, use_reentrant=False).sum())
     return torch.stack(sums).sum()

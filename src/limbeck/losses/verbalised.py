@@ -4,8 +4,9 @@ p_i is what the student's target layer i says through its verbaliser and the stu
 what the teacher's target layer j says through its own; `losses/matching.py` has how c(i) is chosen
 from the divergences of all j, once for every micro-batch, on the first rank for all. Verbalisers of
 the student are trained with it, those of the teacher are not; both come out of a first stage
-(`losses/verbalise.py`). The divergence of the models' last distributions, which the paper adds, is
-`kind: divergence` beside this loss.
+(`training/verbalising.py`). The divergence of the models' last distributions, which the paper adds,
+is `kind: divergence` beside this loss; its last stage, plain cross-entropy on all parameters, is a
+recipe whose student is the folder that comes out of this one.
 
 Direction: forward KL, or cross-entropy with the teacher's likeliest token (`measure: ce`).
 Reduction: sum over target layers, sum over the N supervised rows.
@@ -25,7 +26,7 @@ from limbeck.errors import UsageError
 from limbeck.losses.chunks import row_chunks, summed
 from limbeck.losses.feature_loss import FeatureLoss, Pair
 from limbeck.losses.matching import Matching, TemperatureRule, choose, temperature_of, window
-from limbeck.losses.verbalise import Targets, targets
+from limbeck.losses.targets import Targets, targets
 from limbeck.recipe.sections import Training
 from limbeck.records import Features, LossTerm, ModelShape, StudentView, Tap
 

@@ -42,6 +42,12 @@ def prepare_for_training(
             mend="add an adapter, or load the model unquantised",
         )
     base = loaded.base
+    if base is not loaded.model:
+        raise UsageError(
+            "a quantised model whose adapter is not merged cannot be trained",
+            where="adapter_path",
+            mend="load the model unquantised",
+        )
     if quantized:
         from peft import prepare_model_for_kbit_training
 

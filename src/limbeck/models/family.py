@@ -67,6 +67,10 @@ class Family:
     end_of_turn: ClassVar[str] = END_OF_TURN
     template: ClassVar[str] = chat_template(f"{VISION_START}{IMAGE}{VISION_END}")
     """The chat template that a built model gets."""
+    causal: ClassVar[bool] = False
+    """Whether no token of the language model, visual ones included, sees what comes after it."""
+    deep_layers: ClassVar[int] = 0
+    """Of a built model: from how many vision layers features go to later language layers, too."""
 
     def parts(self, model: nn.Module) -> dict[PartName, tuple[str, ...]]:
         """Prefixes of each part that this model has; a part that was not found is absent."""
@@ -122,6 +126,15 @@ class Family:
     def processor(self, build: Build, tokenizer: Any) -> Any:
         """The family's processor, for pictures as the built model expects them."""
         raise UsageError(f"the family {build.family!r} has no processor to build")
+
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """Visual tokens that a built model makes of a picture; None where only it can tell.
+
+        `pixels` are the least and most that the recipe allows, where it says so.
+        """
+        return None
 
     def build(self, **sizes: Any) -> Build:
         """The smallest useful sizes of this family, for tests."""

@@ -39,6 +39,7 @@ class Idefics3(Family):
         *(f"<row_{r}_col_{c}>" for r in _TILES for c in _TILES),
         UNKNOWN,
     )
+    causal = True
     end_of_turn = END_OF_UTTERANCE
     template = (
         "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"

@@ -25,6 +25,7 @@ class Llava(Family):
         "projector": ("model.multi_modal_projector",),
         "language_model": ("model.language_model",),
     }
+    causal = True
     special_tokens = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, IMAGE_TOKEN, UNKNOWN)
     template = chat_template(IMAGE_TOKEN + "\n")
     patches_per_side: ClassVar[int] = 8
@@ -32,6 +33,12 @@ class Llava(Family):
     def side(self, build: Build) -> int:
         """Pixels per side of the square picture that the vision tower sees."""
         return build.patch_size * self.patches_per_side
+
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """Every picture becomes one square."""
+        return self.patches_per_side**2
 
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """The class token is dropped, and features are those of the last layer but one."""

@@ -27,6 +27,12 @@ class LlavaNext(Llava):
         side = self.side(build)
         return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
 
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """It depends on the tiling."""
+        return None
+
     def grids(self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int) -> None:
         """Tiles without their padding, with a token at the end of each row, lie on no grid."""
 

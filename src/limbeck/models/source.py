@@ -14,7 +14,22 @@ from limbeck.errors import UsageError
 from limbeck.recipe.sections import ModelSection
 from limbeck.store import file_sha256
 
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""What a folder of peft holds."""
+
 _DEFINING = {".json", ".txt", ".jinja", ".model", ".py", ".tiktoken"}
+_TOKENIZER_FILES = (
+    "tokenizer",
+    "special",
+    "added",
+    "vocab",
+    "merges",
+    "chat",
+    "spiece",
+    "sentence",
+)
+"""How the names of a tokenizer's files begin."""
+
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
 
@@ -28,17 +43,51 @@ def model_identity(section: ModelSection) -> dict[str, Any]:
     Raises:
         UsageError: the model is not on this machine, or its weights are not safetensors.
     """
+    adapter = adapter_identity(section)
     if section.build is not None:
-        return {"build": section.build.model_dump(mode="json")}
+        return {"build": section.build.model_dump(mode="json"), **adapter}
     if section.compose is not None:
         parts = section.compose
         return {
             "compose": parts.model_dump(mode="json"),
             "vision": identity_of(parts.vision, parts.vision_revision),
             "language": identity_of(parts.language, parts.language_revision),
+            **adapter,
         }
     assert section.model is not None
-    return identity_of(section.model, section.revision)
+    return {**identity_of(section.model, section.revision), **adapter}
+
+
+def adapter_identity(section: ModelSection) -> dict[str, Any]:
+    """The content of the adapter that a section names; nothing where it names none.
+
+    Raises:
+        UsageError: the folder holds no adapter, or a pickled one.
+    """
+    if section.adapter_path is None:
+        return {}
+    folder = adapter_folder(section.adapter_path)
+    return {"adapter": {name: file_sha256(folder / name) for name in ADAPTER_FILES}}
+
+
+def adapter_folder(path: str) -> Path:
+    """The folder of a peft adapter with safe weights.
+
+    Raises:
+        UsageError: it holds no adapter, or a pickled one.
+    """
+    folder = Path(path).expanduser()
+    for name in ADAPTER_FILES:
+        if not (folder / name).is_file():
+            pickled = sorted(p.name for p in folder.glob("adapter_model.*"))
+            if pickled and name != ADAPTER_FILES[0]:
+                raise _pickled(folder, pickled[0])
+            raise UsageError(
+                f"is not the folder of a peft adapter, it has no {name}",
+                where=f"adapter_path: {path}",
+                mend="give the folder that peft's save_pretrained wrote",
+            )
+    return folder
 
 
 def model_config(section: ModelSection) -> dict[str, Any]:
@@ -76,7 +125,7 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         raise UsageError(
             "holds an adapter, not a whole model",
             where=str(folder),
-            mend="merge the adapter into its base model and give the merged folder",
+            mend="give its base model as model, and this folder as adapter_path",
         )
     if not (folder / "config.json").is_file():
         raise UsageError(
@@ -86,6 +135,38 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         )
     _check_weights(folder, name)
     return folder
+
+
+def tokenizer_folder(name: str, revision: str | None = None) -> Path:
+    """The folder on this machine that holds a tokenizer, with or without a model's weights.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _cached(name, revision, "tokenizer")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UsageError(
+            "holds no tokenizer, it has no tokenizer_config.json",
+            where=str(folder),
+            mend="give a folder in Hugging Face layout",
+        )
+    return folder
+
+
+def tokenizer_identity(name: str, revision: str | None = None) -> dict[str, Any]:
+    """What identifies a tokenizer, for fingerprints: the content of its files.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    files = sorted(tokenizer_folder(name, revision).iterdir())
+    return {
+        path.name: file_sha256(path)
+        for path in files
+        if path.suffix in _DEFINING and path.name.startswith(_TOKENIZER_FILES)
+    }
 
 
 def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
@@ -104,7 +185,11 @@ def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     least = section.min_pixels or options.get("min_pixels") or size.get("shortest_edge")
     if "merge_size" not in options or not (most and least):
         return None
-    side = options["patch_size"] * options["merge_size"]
+    return resized_tokens(width, height, options["patch_size"] * options["merge_size"], least, most)
+
+
+def resized_tokens(width: int, height: int, side: int, least: int, most: int) -> int:
+    """Tokens of `side` x `side` pixels after a picture was brought to `least` to `most` pixels."""
     columns, rows = max(1, round(width / side)), max(1, round(height / side))
     pixels = columns * rows * side**2
     if pixels > most or pixels < least:
@@ -115,18 +200,18 @@ def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     return columns * rows
 
 
-def _cached(name: str, revision: str | None) -> Path:
+def _cached(name: str, revision: str | None, what: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     wanted = f"{name} --revision {revision}" if revision else name
     missing = UsageError(
-        f"model {name!r} is not on this machine",
+        f"{what} {name!r} is not on this machine",
         where=f"revision {revision}" if revision else None,
         mend=f"download it first (hf download {wanted}), or give a folder",
     )
     if name.startswith((".", "/", "~")):
-        raise UsageError("no such model folder", where=name)
+        raise UsageError(f"no such {what} folder", where=name)
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:

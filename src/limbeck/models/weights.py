@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import UsageError
+from limbeck.models.source import ADAPTER_FILES, adapter_folder
 from limbeck.recipe.sections import ModelSection
 
 
@@ -49,7 +50,41 @@ def read_weights(
             # bitsandbytes repacks 4-bit weights at the first evaluation on a CPU, and what it
             # computes with them after that has no gradient.
             module.support_avx512bf16_for_cpu = False
+    if section.adapter_path is not None:
+        model = with_given_adapter(model, section.adapter_path, merged="device_map" not in options)
     return model if "device_map" in options else model.to(device)
+
+
+def with_given_adapter(model: Any, path: str, *, merged: bool) -> Any:
+    """The model with a stored adapter in its weights, or active beside them.
+
+    Raises:
+        UsageError: the adapter is another model's, or of a kind that is no change of weights.
+    """
+    from peft import PeftConfig, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from limbeck.models.adapt import attach_adapter
+
+    folder = adapter_folder(path)
+    try:
+        configuration = PeftConfig.from_pretrained(str(folder))
+        if configuration.is_prompt_learning:
+            raise ValueError(f"{configuration.peft_type} learns a prompt and changes no weights")
+        adapted = attach_adapter(model, configuration)
+        report = set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_FILES[1]))
+        own = [name for name in report.missing_keys if ".lora_" in name]
+        if amiss := sorted([*report.unexpected_keys, *own]):
+            raise ValueError(f"{len(amiss)} of its tensors do not fit, the first {amiss[0]}")
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the adapter cannot be put on the model ({reason})",
+            where=f"adapter_path: {path}",
+            mend="give the adapter that was trained on this model",
+        ) from error
+    return adapted.merge_and_unload() if merged else adapted
 
 
 def _quantization(section: ModelSection) -> Any:

@@ -2,18 +2,20 @@
 
 An arm is the recipe with some fields overridden. The control (plain cross-entropy, same steps) is
 an arm that every recipe has; a seed list multiplies the trained arms; the teacher and the baseline
-(the student before training) are arms without training. Later stages see only a list of arms.
+(the student before training) are arms without training, as are the floors: any arm answering with
+every picture blanked (`student_blanked`), and the most frequent answer. Later stages see only a
+list of arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.errors import UsageError
 from limbeck.recipe.loading import recipe_from, set_field
-from limbeck.recipe.recipe import UNTRAINED, Recipe
+from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,18 @@ class Arm:
 
     @property
     def trained(self) -> bool:
-        """Whether this arm's model comes out of a training stage."""
-        return self.name not in UNTRAINED
+        """Whether this arm has a training stage of its own."""
+        return self.name not in UNTRAINED and not self.blanked
+
+    @property
+    def blanked(self) -> bool:
+        """Whether it answers with every picture blanked."""
+        return sighted(self.name) != self.name
+
+    @property
+    def sighted(self) -> Arm:
+        """The arm whose model a blanked arm is; any other is its own."""
+        return replace(self, name=sighted(self.name))
 
     @property
     def id(self) -> str:
@@ -45,18 +57,24 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
     Raises:
         UsageError: a name that is no arm, or an arm whose overrides do not fit the schema.
     """
-    own = {"student": {}, "control": control_overrides(recipe), **recipe.arms}
+    own = {
+        "student": {},
+        "control": control_overrides(recipe),
+        **earlier_rounds(recipe),
+        **recipe.arms,
+    }
     chosen: list[Arm] = []
     for name in names if names is not None else recipe.evaluate.models:
-        if name == "teacher":
+        base = sighted(name)
+        if base == "teacher" or name == MOST_FREQUENT:
             chosen.append(Arm(name, None, recipe))
-        elif name == "baseline":
+        elif base == "baseline":
             student = recipe.student
             random_start = (student.build or student.compose) is not None
             seeds = recipe.seeds if random_start else (None,)
             chosen += [Arm(name, seed, recipe) for seed in seeds]
-        elif name in own:
-            overridden = override(recipe, own[name], where=f"arms.{name}")
+        elif base in own:
+            overridden = override(recipe, own[base], where=f"arms.{base}")
             chosen += [Arm(name, seed, overridden) for seed in recipe.seeds]
         else:
             known = ", ".join([*UNTRAINED, *own])
@@ -70,8 +88,30 @@ def control_overrides(recipe: Recipe) -> dict[str, Any]:
     """What makes the control: only the cross-entropy terms, and if there are none, one.
 
     It keeps the recipe's target (gold answer or teacher's text), so that control and student
-    differ by the teacher's distributions alone.
+    differ by the teacher's distributions alone. Where the student's data grows, the control stays
+    with the first labels, for as many steps as the student's weights have been trained in all.
     """
+    return {**_plain_losses(recipe), **_without_growth(recipe)}
+
+
+def earlier_rounds(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The arms `student_round1` and so on: the student before its data grew, or grew further."""
+    if recipe.grow is None:
+        return {}
+    further = {f"student_round{n + 1}": {"grow.rounds": n} for n in range(1, recipe.grow.rounds)}
+    return {"student_round1": {"grow": None}, **further}
+
+
+def _without_growth(recipe: Recipe) -> dict[str, Any]:
+    grow, steps = recipe.grow, recipe.training.steps
+    if grow is None:
+        return {}
+    if grow.start_from == "initial" or steps is None:
+        return {"grow": None}
+    return {"grow": None, "training.steps": steps * (1 + grow.rounds)}
+
+
+def _plain_losses(recipe: Recipe) -> dict[str, Any]:
     plain = [
         loss.model_dump() for loss in recipe.losses if loss.model_dump()["kind"] == "cross_entropy"
     ]
@@ -84,11 +124,11 @@ def control_overrides(recipe: Recipe) -> dict[str, Any]:
 def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:
     """The recipe with some fields set anew, validated again."""
     for name in fields:
-        if name.split(".")[0] not in ("losses", "training", "student"):
+        if name.split(".")[0] not in ("losses", "training", "student", "grow"):
             raise UsageError(
                 f"{name!r} cannot differ between arms",
                 where=where,
-                mend="an arm may override losses, training and student",
+                mend="an arm may override losses, training, student and grow",
             )
     if not fields:
         return recipe

@@ -13,9 +13,16 @@ import pkgutil
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from limbeck.errors import UsageError
 
@@ -23,11 +30,18 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a key, and a traceback would show it
     )
 
     @model_validator(mode="before")
@@ -81,8 +95,10 @@ def component_class(package: str, word: str) -> type[Component]:
     raise UsageError(f"{word!r} is not known", mend=mend)
 
 
-def build_component(package: str, selector: str, value: Any) -> Component:
-    """Turn a recipe's mapping (or bare word) into the component it names.
+def build_component(
+    package: str, selector: str, value: Any, without: str | None = None
+) -> Component:
+    """Turn a recipe's mapping (or bare word) into the component it names, any but `without`.
 
     Raises:
         UsageError: with `where` set to the path below this component.
@@ -96,6 +112,8 @@ def build_component(package: str, selector: str, value: Any) -> Component:
     if not isinstance(word, str):
         names = ", ".join(component_names(package))
         raise UsageError(f"needs the key {selector!r}", mend=f"choose one of {names}")
+    if word == without:
+        raise UsageError(f"{word} cannot stand in {word}", where=selector)
     try:
         cls = component_class(package, word)
     except UsageError as error:
@@ -106,9 +124,14 @@ def build_component(package: str, selector: str, value: Any) -> Component:
         raise misfit(error, cls, given) from error
 
 
-def component_field(package: str, selector: str) -> BeforeValidator:
-    """For `Annotated[SerializeAsAny[Component], ...]`: a recipe field chosen by a word."""
-    return BeforeValidator(partial(build_component, package, selector))
+def component_field(package: str, selector: str, without: str | None = None) -> BeforeValidator:
+    """For `Annotated[SerializeAsAny[Component], ...]`: a recipe field chosen by a word.
+
+    A component whose fields are components of its own folder has itself as `without`.
+    """
+    if without is None:
+        return BeforeValidator(partial(build_component, package, selector))
+    return BeforeValidator(partial(build_component, package, selector, without=without))
 
 
 def misfit(error: ValidationError, model: type[BaseModel], values: dict[str, Any]) -> UsageError:

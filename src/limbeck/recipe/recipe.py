@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from pydantic import Field, JsonValue, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
 from limbeck.recipe.component import Component, Section, component_field
+from limbeck.recipe.growth import Grow
 from limbeck.recipe.sections import (
     Benchmark,
     Evaluation,
@@ -29,10 +31,28 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What may become part of a file name."""
 ArmName = Annotated[str, Field(pattern=NAME)]
 
-UNTRAINED = ("teacher", "baseline")
+MOST_FREQUENT = "most_frequent"
+"""The arm that looks at nothing: the most frequent answer of the training samples."""
+UNTRAINED = ("teacher", "baseline", MOST_FREQUENT)
 """Arms without a training stage."""
 BUILT_IN = (*UNTRAINED, "student", "control")
 """Arms that every recipe has."""
+BLANKED = "_blanked"
+"""Ends the name of an arm that is another one answering with every picture blanked."""
+
+
+def sighted(name: str) -> str:
+    """The arm that a blanked arm blanks; any other is its own."""
+    return name.removesuffix(BLANKED)
+
+
+def has_cost(name: str) -> bool:
+    """Whether an arm is a model of its own, with latency and memory to measure."""
+    return name != MOST_FREQUENT and sighted(name) == name
+
+
+EARLIER_ROUND = re.compile(r"student_round[1-9][0-9]?")
+"""Arms that a recipe has whose data grows: the student after an earlier round."""
 
 
 class Recipe(Section):
@@ -58,6 +78,9 @@ class Recipe(Section):
         min_length=1, description="terms of the objective, summed by weight"
     )
     training: Training = Field(default=Training(), description="how students are trained")
+    grow: Grow | None = Field(
+        default=None, description="rounds in which unlabelled pictures are added; null: none"
+    )
     evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
     benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
     report: ReportSection = Field(default=ReportSection(), description="the page")
@@ -68,20 +91,29 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:
         for name in self.arms:
-            if name in BUILT_IN:
+            if name in BUILT_IN or EARLIER_ROUND.fullmatch(name):
                 raise UsageError(
                     "every recipe has this arm; choose another name", where=f"arms.{name}"
                 )
-            if name not in self.evaluate.models:
+            if sighted(name) != name:
+                raise UsageError(
+                    f"{BLANKED} ends the names of arms with blanked pictures",
+                    where=f"arms.{name}",
+                    mend="choose another name",
+                )
+            if not {name, name + BLANKED} & set(self.evaluate.models):
                 raise UsageError(
                     "nothing evaluates this arm",
                     where=f"arms.{name}",
                     mend="list it in evaluate.models",
                 )
-        known = (*BUILT_IN, *self.arms)
+        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
+        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        known = (*BUILT_IN, *self.arms, *rounds)
+        known = (*known, *(name + BLANKED for name in known if name != MOST_FREQUENT))
         _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
-            models = self.evaluate.models
+            models = [name for name in self.evaluate.models if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self

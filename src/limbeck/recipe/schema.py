@@ -24,13 +24,13 @@ class _WithComponents(GenerateJsonSchema):
         family = family_of(schema["function"]["function"])
         if family is None:
             return super().function_before_schema(schema)
-        package, selector = family
+        package, selector, without = family
         own = {
             "type": "object",
             "properties": {selector: {"type": "string", "pattern": OWN_CLASS}},
             "required": [selector],
         }
-        names = component_names(package)
+        names = [name for name in component_names(package) if name != without]
         classes = [component_class(package, name) for name in names]
         known = [self.generate_inner(cls.__pydantic_core_schema__) for cls in classes]
         return {"oneOf": [{"enum": names}, {"type": "string", "pattern": OWN_CLASS}, *known, own]}
@@ -46,9 +46,9 @@ def recipe_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def family_of(function: Any) -> tuple[str, str] | None:
-    """Package and selector of a component field, told from its validator."""
+def family_of(function: Any) -> tuple[str, str, str | None] | None:
+    """Package, selector and the word left out of a component field, told from its validator."""
     if isinstance(function, partial) and function.func is build_component:
         package, selector = cast("tuple[str, str]", function.args)
-        return package, selector
+        return package, selector, cast("str | None", function.keywords.get("without"))
     return None

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.report.format import MISSING, count, decimal, duration, significant
+from limbeck.report.format import (
+    MISSING,
+    count,
+    decimal,
+    duration,
+    percent,
+    quantity,
+    significant,
+)
 from limbeck.report.table import Cell, Results, Table, shortened
+
+SIGNALS = {
+    "top_k": "top k, cached",
+    "hidden": "hidden states, cached",
+    "live": "live teacher",
+    None: "none",
+}
 
 
 def facts_table(key: str, caption: str, facts: Any, first: str = "fact") -> Table:
@@ -48,13 +63,84 @@ def training_table(results: Results) -> Table:
                 Cell(model),
                 Cell(count(found["steps"])),
                 Cell(duration(found["seconds"])),
+                Cell(_time_per_step(found)),
+                Cell(percent(found["data_wait_share"])),
                 Cell(count(sum(speeds) / len(speeds)) if speeds else MISSING),
                 Cell(decimal(loss, 4)),
             )
         )
-    columns = ("model", "steps", "time", "tokens/s", "last loss")
-    note = "Losses of different arms are different objectives; compare scores, not losses."
+    columns = ("model", "steps", "time", "a step", "waiting for data", "tokens/s", "last loss")
+    note = (
+        "Losses of different arms are different objectives; compare scores, not losses. A step's "
+        "time is that of the loop; the whole time includes loading, checks and saving."
+    )
     return Table("training", "Training", columns, tuple(rows), note)
+
+
+def growth_table(results: Results) -> Table:
+    """What became of the answers of every round in which training data grew."""
+    rows = []
+    for model, found in results["training"].items():
+        for one in found["summary"].get("grown", ()):
+            labelled, kept = one.get("labelled"), one.get("kept")
+            sure = one.get("mean_log_probability_kept")
+            rows.append(
+                (
+                    Cell(model),
+                    Cell(str(one["round"])),
+                    Cell(one["labeller"] if labelled else f"{one['labeller']} (first labels)"),
+                    Cell(count(labelled) if labelled else MISSING),
+                    Cell(count(one["fit"]) if labelled else MISSING),
+                    Cell(count(kept), percent(kept / labelled)) if labelled else Cell(MISSING),
+                    Cell(decimal(one.get("mean_log_probability"), 3) if labelled else MISSING),
+                    Cell(decimal(sure, 3) if labelled else MISSING),
+                    Cell(count(one["trained_on"])),
+                )
+            )
+    columns = (
+        *("model", "round", "answers of", "labelled", "fit", "kept", "confidence"),
+        *("of the kept", "trained on"),
+    )
+    note = (
+        "Of the last training of each model. Confidence: mean log-probability a token. Trained on: "
+        "what is left of the kept when a sample's latest answer replaces earlier ones and "
+        "grow.ratio is applied."
+    )
+    return Table("growth", "Rounds of growing", columns, tuple(rows), note)
+
+
+def signals_table(results: Results) -> Table:
+    """Where every trained model's teacher distributions came from, what they keep and cost."""
+    cache = (results["labels"] or {}).get("signals") or {}
+    rows = []
+    for model, found in results["training"].items():
+        kind = found["summary"].get("signal")
+        cached = cache if kind in ("top_k", "hidden") else {}
+        tails = [f"{percent(m, 2)} at T = {t}" for t, m in (cached.get("tail_mass") or {}).items()]
+        exact = {"top_k": MISSING, None: MISSING}.get(kind, "none")
+        rows.append(
+            (
+                Cell(model),
+                Cell(SIGNALS.get(kind, str(kind))),
+                Cell(significant(cached.get("bytes_per_token"), 4)),
+                Cell(", ".join(tails) or exact),
+                Cell(f"{significant(cached['kl_nats'])} nats" if "kl_nats" in cached else MISSING),
+                Cell(_time_per_step(found)),
+            )
+        )
+    columns = ("model", "signal", "bytes a token", "mass not kept", "KL added by coding", "a step")
+    note = (
+        "Of the top k the mass beyond them is kept as one number, the tail; hidden states give "
+        "every token, and their coding is measured as the divergence that it adds at T = 1."
+    )
+    signalled = any(found["summary"].get("signal") for found in results["training"].values())
+    caption = "The teacher's distributions"
+    return Table("signals", caption, columns, tuple(rows) if signalled else (), note)
+
+
+def _time_per_step(found: Mapping[str, Any]) -> str:
+    seconds = found["seconds_per_step"]
+    return MISSING if seconds is None else quantity(seconds * 1000, "ms")
 
 
 def stages_table(results: Results) -> Table:

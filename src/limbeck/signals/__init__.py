@@ -14,6 +14,7 @@ of the shared vocabulary: `Vocabulary.columns_of(token_ids)`. Where the shared i
 without a gap, which is the usual case, a column is the token's id.
 
     top_k.py             logits -> TopK
+    from_server.py       what a server tells of its likeliest tokens -> TopK
     live.py              a SignalSource that runs the teacher
     key.py               what a cache is made of, and which part of it differs
     shard.py             one file of a cache: layout, checksum
@@ -28,6 +29,7 @@ without a gap, which is the usual case, a column is the token's id.
     head.py              the teacher's head beside it
     hidden.py            a SignalSource that reads it
     inspection.py        what a cache holds, for people
+    joined.py            a SignalSource that asks several caches
     spans.py             a SignalSource for a teacher with another tokenizer
 """
 

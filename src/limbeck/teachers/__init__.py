@@ -7,13 +7,17 @@ looked at offline; `open` loads or connects it and gives an `OpenTeacher`, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
 from limbeck.errors import TeacherError
+from limbeck.progress import say
 from limbeck.recipe.component import Component
+from limbeck.recipe.few_shot import FewShot
 from limbeck.records import AlignedSignal, Dense, Features, ModelShape, Sample, Tap
 
 if TYPE_CHECKING:
@@ -51,6 +55,15 @@ class ScoredAnswer:
         assert isinstance(self.signal, Dense), "asked of a teacher without whole distributions"
         return self.signal.logits_NV
 
+    @property
+    def mean_log_probability(self) -> float:
+        """Of the answer's tokens, at T = 1; only of a teacher that gives whole distributions."""
+        import torch
+
+        logp_NV = self.logits_NV.log_softmax(-1)
+        ids_N1 = torch.tensor(self.answer_ids, device=logp_NV.device)[:, None]
+        return float(logp_NV.gather(-1, ids_N1).mean())
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -58,7 +71,8 @@ class Answer:
 
     `failure` says why there is no answer to one sample (a request refused for its content, say);
     what would fail for all samples is raised instead. `scored` holds distributions that came with
-    the answer, of teachers that can "log_probabilities".
+    the answer, of teachers that can "log_probabilities". `teacher` says which one of several wrote
+    it.
     """
 
     text: str
@@ -67,6 +81,7 @@ class Answer:
     failure: str | None = None
     mean_log_probability: float | None = None
     scored: ScoredAnswer | None = None
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,14 @@ SAMPLES_BLANKED = 4
 
 
 class OpenTeacher:
-    """A teacher that is loaded (or connected) and answers batches; base of every backend's own."""
+    """A teacher that is loaded (or connected) and answers batches; base of every backend's own.
+
+    Attributes:
+        batched: whether the samples of a batch share padded shapes, so that a batch of which a part
+            is lost is asked again as a whole; else each is asked by itself.
+    """
+
+    batched: ClassVar[bool] = True
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
         """Answer each sample."""
@@ -113,7 +135,7 @@ class OpenTeacher:
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         """Answer batch after batch; groups come when they are finished, in any order.
 
         Args:
@@ -125,6 +147,12 @@ class OpenTeacher:
         for batch in batches:
             yield batch, self.generate([request.sample for request in batch], decoding)
 
+    def left_of(self, batches: Sequence[list[Sample]], done: Container[str]) -> list[list[Sample]]:
+        """What has still to be asked of batches, where samples (by id) are done already."""
+        left = [[sample for sample in batch if sample.id not in done] for batch in batches]
+        pairs = zip(batches, left, strict=True)
+        return [whole if self.batched else rest for whole, rest in pairs if rest]
+
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         """The distributions along given answers.
 
@@ -132,6 +160,18 @@ class OpenTeacher:
             TeacherError: the teacher cannot "score".
         """
         raise TeacherError("this teacher cannot score an answer that it is given", where="teacher")
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        """From now on, compute once what neighbours on the same pictures have in common.
+
+        Args:
+            samples: of this job; what is shared must be exact, and it is proved on some of them.
+
+        Returns:
+            Why this is not done, and nothing changed; None where it is.
+        """
+        del samples
+        return "what a server computes once is its own affair"
 
     def expected_length(self, sample: Sample) -> int:
         """A cheap estimate of the sample's cost, to batch like with like."""
@@ -221,9 +261,27 @@ class OpenTeacher:
 
 
 class Teacher(Component):
-    """Base of every teacher backend."""
+    """Base of every teacher backend.
+
+    What a teacher is told beside the sample is its own and the student never sees it; a backend
+    does not look at these fields, `limbeck.teachers.specialised` rewrites the samples for it.
+    """
 
     selector: ClassVar[str] = "backend"
+    is_served: ClassVar[bool] = False
+    """Whether it runs on a server, of whose size and speed nothing is known."""
+
+    system_prompt: str | None = Field(
+        default=None, min_length=1, description="goes before the sample's own, if it has one"
+    )
+    few_shot: FewShot | None = Field(
+        default=None, description="gold examples that are shown before the question"
+    )
+
+    @property
+    def word(self) -> str:
+        """By which a recipe chooses it."""
+        return str(getattr(self, self.selector))
 
     def capabilities(self) -> frozenset[Capability]:
         """What it can give beside text; known without loading or connecting."""
@@ -250,16 +308,53 @@ class Teacher(Component):
         """What can change its answers, for fingerprints; offline and without torch."""
         raise NotImplementedError
 
+    def members(self) -> tuple[Teacher, ...]:
+        """The teachers that it is made of; none where it is one itself."""
+        return ()
+
+    def with_members(self, members: Sequence[Teacher]) -> Teacher:
+        """The same with others in the place of its members."""
+        assert not members
+        return self
+
+    def routing(self) -> dict[str, Any]:
+        """Which of its members answers what, as plain values."""
+        return {}
+
+    def prompting_fields(self) -> dict[str, Any]:
+        """What it is told beside the sample, as plain values; empty where nothing is."""
+        fields = self.model_dump(mode="json", include={"system_prompt", "few_shot"})
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+def share_prefixes(session: OpenTeacher, samples: Sequence[Sample]) -> str | None:
+    """Ask for it, and say if and why it is not done; returns the reason."""
+    reason = session.share_prefixes(samples)
+    if reason is not None:
+        say(f"  every prompt is computed from its beginning: {reason}")
+    return reason
+
 
 def batches_by_length(
-    session: OpenTeacher, samples: Sequence[Sample], size: int
+    session: OpenTeacher, samples: Sequence[Sample], size: int, *, together: bool = False
 ) -> Iterator[list[Sample]]:
     """Fixed batches of samples of similar length, the longest first: memory peaks early.
 
     The batches depend on the samples alone, so a run that goes on after a kill computes the same
     padded shapes and hence the same numbers.
+
+    Args:
+        session: who estimates lengths.
+        samples: what is to be answered.
+        size: of a batch, at most.
+        together: samples on the same pictures are neighbours in one batch, if it holds them.
     """
+    from limbeck.data.packing import pictures_of, whole_groups
+
     lengths = [session.expected_length(sample) for sample in samples]
-    order = sorted(range(len(samples)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), size):
-        yield [samples[i] for i in order[start : start + size]]
+
+    def kind_of(index: int) -> Hashable:
+        return pictures_of(samples[index]) if together else index
+
+    for batch in whole_groups(range(len(samples)), kind_of, lengths, size):
+        yield [samples[i] for i in batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from limbeck.data.tokens import Encoded
     from limbeck.models.load import LoadedModel
+
+PROBE = "one two three"
+"""Any answer, to see what a model makes of it."""
 
 
 class Transformers(Teacher, ModelSection):
@@ -60,7 +63,8 @@ class Transformers(Teacher, ModelSection):
         """The loading fields and the identity of the weights."""
         from limbeck.models.source import model_identity
 
-        fields = self.model_dump(mode="json", exclude={"fine_tune", "model", "revision", "device"})
+        exclude = {"fine_tune", "model", "revision", "device", "adapter_path"}
+        fields = self.model_dump(mode="json", exclude=exclude)
         return {**fields, "weights": model_identity(self)}
 
 
@@ -72,6 +76,7 @@ class _Open(OpenTeacher):
         rows = self.loaded.model.get_output_embeddings().weight.shape[0]
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
         self._prompts: dict[str, tuple[Sample, Encoded]] = {}
+        self._share_prefix = False
 
     def visual_tokens(self, sample: Sample) -> int:
         return self._prompt(sample).visual_tokens
@@ -100,7 +105,7 @@ class _Open(OpenTeacher):
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         from limbeck.data.prefetch import encoded_batches
 
         planned = [list(batch) for batch in batches]
@@ -111,17 +116,18 @@ class _Open(OpenTeacher):
             if not blank:  # scoring the answers needs the same prompts
                 pairs = zip(batch, items, strict=True)
                 self._prompts = {r.sample.id: (r.sample, item) for r, item in pairs}
-            yield batch, self._generate(items, decoding)
+            # One seed a batch: another answer to the same samples needs another.
+            yield batch, self._generate(items, decoding, number=batch[0].number)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         import torch
 
-        from limbeck.data.tokens import collate
+        from limbeck.models.shared_prefix import training_batch
         from limbeck.records import IGNORED
 
         items = self._answered(samples, answers)
-        pad_id = self.loaded.encoder.pad_id
-        batch = collate(items, pad_id=pad_id, side="right").to(self.loaded.device)
+        batch = training_batch(self.loaded, items, share_prefix=self._share_prefix)
+        batch = batch.to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
         device_type = torch.device(self.loaded.device).type
         # Its own precision, also where the student trains in autocast: as the cache would have it.
@@ -155,6 +161,19 @@ class _Open(OpenTeacher):
 
         return shape_of(self.loaded.base.config)
 
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        from limbeck.data.packing import on_the_same_pictures
+        from limbeck.models.shared_prefix import why_not_continued, why_not_packed
+
+        encoder = self.loaded.encoder
+        some = on_the_same_pictures(samples)
+        if not some:
+            return "no two samples show the same pictures"
+        items = [self._prompt(sample).with_answer(encoder.answer_tokens(PROBE)) for sample in some]
+        reason = why_not_packed(self.loaded, items) or why_not_continued(self.loaded, items)
+        self._share_prefix = reason is None
+        return reason
+
     def linear_head(self) -> Tensor:
         from limbeck.models.head_matrix import head_matrix
 
@@ -181,12 +200,15 @@ class _Open(OpenTeacher):
     def save_tokenizer(self, folder: Path) -> None:
         self.loaded.tokenizer.save_pretrained(folder)
 
-    def _generate(self, items: Sequence[Encoded], decoding: Decoding) -> list[Answer]:
+    def _generate(
+        self, items: Sequence[Encoded], decoding: Decoding, *, number: int = 0
+    ) -> list[Answer]:
         generated = self.loaded.generate(
             items,
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
-            seed=decoding.seed,
+            seed=decoding.seed + number,
+            share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.losses.feature_loss import FeatureLoss, Pair
 from limbeck.losses.fused import fused_sums
+from limbeck.losses.fused.memory import Buffers
 from limbeck.losses.verbal import Verbalisers
 from limbeck.models.linear_head import linear_head, why_not_linear
 from limbeck.models.taps import shape_of, tapped
@@ -43,6 +45,8 @@ class Objective(nn.Module):
         student: is trained.
         losses: the terms.
         vocabulary: that student and teacher share.
+        head_gradient_tolerance: filters the gradient of the head's weights; where there is none, or
+            not in one pass, that is a UsageError.
         teacher_shape: of the teacher whose inner states are compared, where some loss does.
         verbalisers: of the losses that need them.
     """
@@ -52,14 +56,18 @@ class Objective(nn.Module):
         student: LoadedModel,
         losses: Sequence[Loss],
         vocabulary: Vocabulary,
+        head_gradient_tolerance: float | None = None,
         teacher_shape: ModelShape | None = None,
         verbalisers: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.model: Any = student.model
         self._student, self._losses, self._vocabulary = student, tuple(losses), vocabulary
+        self._tolerance, self._memory = head_gradient_tolerance, Buffers()
         by_logits = [loss for loss in losses if not loss.reads_features]
         self.why_plain = why_plain(student, by_logits, vocabulary)
+        if head_gradient_tolerance is not None:
+            _check_filter(student, self.why_plain)
         self._inner = inner_losses(student, losses, teacher_shape, verbalisers)
         projectors = {str(at): i.projector for at, i in self._inner.items() if i.projector}
         self.projectors = nn.ModuleDict(projectors).to(student.device)
@@ -125,7 +133,15 @@ class Objective(nn.Module):
         first, size = self._vocabulary.first, self._vocabulary.size
         head = linear_head(self._student, hidden_NH, first, size)
         assert not isinstance(signal, Unaligned), "a loss over other rows is not fused"
-        return fused_sums(head, labels_N, losses, weights, signal)
+        return fused_sums(
+            head,
+            labels_N,
+            losses,
+            weights,
+            signal,
+            tolerance=self._tolerance,
+            buffers=self._memory,
+        )
 
     def _plain(
         self,
@@ -198,6 +214,19 @@ def why_plain(student: LoadedModel, losses: Sequence[Loss], vocabulary: Vocabula
     if vocabulary.columns is not None:
         return "the ids of the shared tokens have gaps"
     return why_not_linear(student)
+
+
+def _check_filter(student: LoadedModel, why_plain: str | None) -> None:
+    head = student.base.get_output_embeddings()
+    reason = why_plain
+    if reason is None and not getattr(head, "base_layer", head).weight.requires_grad:
+        reason = "the head's own weights are not trained"
+    if reason is not None:
+        raise UsageError(
+            f"no gradient of the head's weights can be filtered: {reason}",
+            where="training.head_gradient_tolerance",
+            mend="set it to null",
+        )
 
 
 def loss_names(losses: Sequence[Loss]) -> list[str]:

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,21 +24,32 @@ from limbeck.recipe.sections import (
     Student,
     Training,
 )
-from limbeck.records import Features, Sample
+from limbeck.records import AlignedSignal, Features, Sample
 from limbeck.signals import SignalSource
 from limbeck.signals.features import FeatureCache, FeatureSource, JoinedFeatures, LiveFeatures
-from limbeck.teachers import OpenTeacher, Teacher
+from limbeck.teachers import OpenTeacher, Teacher, share_prefixes
 from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
 from limbeck.training.job import Job, TeacherFacts
+from limbeck.training.verbalising import read_both
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from limbeck.models.load import LoadedModel
 
 MODEL = "student"
 """Sub-folder of a finished training stage that `from_pretrained` loads."""
+
+
+@dataclass(frozen=True)
+class LabelFolder:
+    """A label stage's folder, the samples whose labels are trained on, and the key of its cache.
+
+    The key is what determines the labeller's distributions in this run.
+    """
+
+    folder: Path
+    samples: Sequence[Sample]
+    key: dict[str, Any]
 
 
 def train_student(
@@ -48,18 +60,19 @@ def train_student(
     training: Training,
     labelling: Labelling,
     teacher: Teacher,
-    samples: Sequence[Sample],
+    labels: Sequence[LabelFolder],
     data: Path,
-    labels: Path,
-    cache_key: dict[str, Any],
     seed: int,
     device: str,
     title: str,
     features: Sequence[Path] = (),
+    verbalisers: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train one arm's student on the labelled samples and write `student/` and metrics.jsonl.
 
-    `features` are folders with the teacher's inner states, for losses on them.
+    Of several label folders the first is the teacher's; no sample is in two of them. `features` are
+    folders with the teacher's inner states, for losses on them, and `verbalisers` those of student
+    and teacher, where layers speak.
 
     Raises:
         DataError: a loss wants gold answers and samples have none; labels and data disagree.
@@ -70,15 +83,20 @@ def train_student(
     from limbeck.models.load import load_model
     from limbeck.models.vocabulary import shared_vocabulary
 
-    examples = make_examples(samples, labels, labelling, losses)
-    about_teacher = json.loads((labels / TEACHER).read_text())
+    by_folder = [make_examples(one.samples, one.folder, labelling, losses) for one in labels]
+    examples = [example for own in by_folder for example in own]
+    first = labels[0].folder
+    about_teacher = json.loads((first / TEACHER).read_text())
     student = load_model(section, device=device)
     rows = student.model.get_output_embeddings().weight.shape[0]
     tokenizer, teacher_rows = student.tokenizer, rows
     signalled = [loss for loss in losses if loss.needs_signal]
     by_token = not all(loss.crosses_tokenizers for loss in signalled)
     if by_token:
-        tokenizer, teacher_rows = _teacher_tokenizer(labels), about_teacher["head_rows"]
+        for other in labels[1:]:
+            own_rows = json.loads((other.folder / TEACHER).read_text())["head_rows"]
+            shared_vocabulary(_teacher_tokenizer(other.folder), student.tokenizer, own_rows, rows)
+        tokenizer, teacher_rows = _teacher_tokenizer(first), about_teacher["head_rows"]
     vocabulary = shared_vocabulary(tokenizer, student.tokenizer, teacher_rows, rows)
     job = Job(output, student, vocabulary, examples, data, losses, training, seed, title)
     about = TeacherFacts(about_teacher["visual_tokens_mean"])
@@ -91,6 +109,11 @@ def train_student(
     if labelling.signal == "live" and (signalled or inner):
         session = teacher.open(data, device=device)
         about = replace(about, live_memory=session.describe_memory())
+        if training.share_prefix:
+            share_prefixes(session, [example.sample for example in examples])
+    if verbalisers:
+        own, theirs = verbalisers
+        job.verbalisers = read_both(student, vocabulary, own, theirs)
     if inner:
         text_of = answer_texts(examples, job.own_answers, student.encoder.answer_tokens)
         job.features = (
@@ -102,7 +125,11 @@ def train_student(
         if session is not None:
             job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
-            job.signals = cached_signal(labels, cache_key, examples, labelling.signal, device)
+            sources = [
+                cached_signal(one.folder, one.key, own, labelling.signal, device)
+                for one, own in zip(labels, by_folder, strict=True)
+            ]
+            job.signals = joined_signal(sources, by_folder)
         if not by_token:
             _refuse_own_answers(signalled)
             job.signals, job.spans = aligned_signal(
@@ -110,10 +137,12 @@ def train_student(
                 examples,
                 losses,
                 encoder=student.encoder,
-                teacher_tokenizer=_teacher_tokenizer(labels),
+                teacher_tokenizer=_teacher_tokenizer(first),
                 about_teacher=about_teacher,
             )
-    return _train(job, section.adapter, section.freeze, about)
+    with closing(session) if session is not None else nullcontext():
+        summary = _train(job, section.adapter, section.freeze, about)
+    return {**summary, "signal": labelling.signal if signalled else None}
 
 
 def fine_tune(
@@ -199,6 +228,18 @@ def cached_signal(
     return reader
 
 
+def joined_signal(
+    sources: Sequence[SignalSource], examples: Sequence[Sequence[Example]]
+) -> SignalSource:
+    """One source of all signals, each sample's from the cache that its label came with."""
+    from limbeck.signals.joined import JoinedSignals
+
+    if len(sources) == 1:
+        return sources[0]
+    pairs = zip(sources, examples, strict=True)
+    return JoinedSignals({e.sample.id: source for source, own in pairs for e in own})
+
+
 def live_signal(
     session: OpenTeacher,
     examples: Sequence[Example],
@@ -213,14 +254,12 @@ def live_signal(
         own_answers: what the student last wrote, by sample id; changes while it trains.
         tokens_of: the student's tokens of an answer, to tell its own from the labelled one.
     """
-    import torch
-
-    from limbeck.signals.live import LiveSignal
+    from limbeck.signals.live import LiveSignal, joined
 
     text_of = answer_texts(examples, own_answers, tokens_of)
     samples = {example.sample.id: example.sample for example in examples}
 
-    def logits_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
+    def signal_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> AlignedSignal:
         texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
         scored = session.score([samples[i] for i in ids], texts)
         for sample_id, answer, teacher in zip(ids, answers, scored, strict=True):
@@ -230,9 +269,9 @@ def live_signal(
                     where=f"sample {sample_id}",
                     mend="their end-of-turn tokens differ; use kind: cross_tokenizer",
                 )
-        return torch.cat([teacher.logits_NV for teacher in scored])
+        return joined([teacher.signal for teacher in scored])
 
-    return LiveSignal(logits_of)
+    return LiveSignal(signal_of)
 
 
 def answer_texts(

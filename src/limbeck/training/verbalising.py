@@ -1,15 +1,25 @@
-"""The first stage of verbalised distillation: verbalisers of one model, its backbone frozen."""
+"""The first stage of verbalised distillation: verbalisers of one model, its backbone frozen.
+
+Every target layer's verbaliser learns to say the answer: mean over layers of -log head(verb(h))[y].
+The layers' losses have no parameters in common, so each verbaliser learns on its own.
+
+Source: Lee et al. 2024, "VLsI", arXiv 2412.01822, section 3.1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from limbeck.losses.verbalise import Targets, Verbalise, layer_values, targets
-from limbeck.losses.verbalised import Verbalised
+from pydantic import Field
+
+from limbeck.losses.chunks import summed
+from limbeck.losses.feature_loss import FeatureLoss, Pair
+from limbeck.losses.functional import cross_entropy_rows
+from limbeck.losses.targets import Targets, targets
 from limbeck.recipe.sections import ModelSection, Training
-from limbeck.records import IGNORED, StudentView
+from limbeck.records import IGNORED, Features, LossTerm, ModelShape, StudentView, Tap
 from limbeck.training.batches import Example
 from limbeck.training.job import Job
 
@@ -24,6 +34,57 @@ HELD_OUT = 10
 """One example of so many is not trained on, and tells how well each layer speaks."""
 
 SAMPLES_AT_ONCE = 4
+
+
+class Verbalise(FeatureLoss):
+    """Trains the verbalisers of one model: the first stage of `kind: verbalised`."""
+
+    compares: ClassVar[bool] = False
+    needs_verbalisers: ClassVar[bool] = True
+
+    kind: Literal["verbalise"] = "verbalise"
+    layers: Targets = Field(4, description="every so many-th layer, or their numbers from 0")
+
+    def student_taps(self, student: ModelShape, teacher: ModelShape) -> list[Tap]:
+        """The target layers."""
+        return [Tap("hidden", layer) for layer in targets(self.layers, student.layers)]
+
+    def teacher_taps(self, student: ModelShape, teacher: ModelShape) -> list[Tap]:
+        """None: it has no teacher."""
+        return []
+
+    def compare(
+        self,
+        student: StudentView,
+        teacher: Features,
+        pairs: Sequence[Pair],
+        projector: nn.Module | None,
+    ) -> LossTerm:
+        """Sum over rows of the mean over layers, and the number of rows."""
+        import torch
+
+        values = layer_values(student, projector)
+        return LossTerm(torch.stack(values).mean(), len(student.labels_N))
+
+
+def layer_values(student: StudentView, verbalisers: nn.Module | None) -> list[Tensor]:
+    """For each target layer in turn, the sum over rows of -log p(y)."""
+    import torch
+
+    assert verbalisers is not None, "the stage gives them"
+    states = [torch.cat(found) for found in student.features.tensors.values()]
+    labels_N = student.labels_N
+    vocabulary = student.head(student.hidden_NH[:1]).shape[-1]
+    found: list[Tensor] = []
+    for state_NH, verbaliser in zip(states, verbalisers.children(), strict=True):
+
+        def values_of(
+            rows: slice, state_NH: Tensor = state_NH, say: nn.Module = verbaliser
+        ) -> Tensor:
+            return cross_entropy_rows(student.head(say(state_NH[rows])), labels_N[rows])
+
+        found.append(summed(values_of, len(labels_N), vocabulary))
+    return found
 
 
 def train_verbalisers(
@@ -108,9 +169,7 @@ def train_verbalisers(
     return {**summary, **facts}
 
 
-def read_both(
-    student: LoadedModel, vocabulary: Vocabulary, own: Path, theirs: Path, loss: Verbalised
-) -> Verbalisers:
+def read_both(student: LoadedModel, vocabulary: Vocabulary, own: Path, theirs: Path) -> Verbalisers:
     """The verbalisers that the first stages of student and teacher left, on the student's device.
 
     Raises:
@@ -126,7 +185,7 @@ def read_both(
     if vocabulary.columns is not None or head_VH.shape[0] != vocabulary.size:
         raise UsageError(
             f"the teacher's head has {head_VH.shape[0]} tokens, and {vocabulary.size} are shared",
-            where=f"losses: {loss.kind}",
+            where="losses: verbalised",
             mend="use a student of the teacher's tokenizer",
         )
     mine, _ = read_verbalisers(own, device)
@@ -146,7 +205,6 @@ def _losses(
     import torch
 
     from limbeck.data.tokens import collate
-    from limbeck.losses.functional import cross_entropy_rows
     from limbeck.models.taps import shape_of, tapped
 
     shape = shape_of(model.base.config)

@@ -38,6 +38,7 @@ STATES = {
     "icon": ("new", "plain"),
 }
 GROUNDS = (255, 249, 243)
+UNLABELLED = "unlabelled"
 SHARES = {"validation": range(0, 2), "test": range(2, 4), "train": range(4, 16)}
 """Which sixteenths of all combinations each split draws from."""
 
@@ -75,6 +76,7 @@ class Screens(Source):
     train: int = Field(3000, ge=1, description="screens")
     validation: int = Field(128, ge=0, description="screens")
     test: int = Field(256, ge=0, description="screens")
+    unlabelled: int = Field(0, ge=0, description="further screens like train's, without references")
     seed: int = Field(0, ge=0)
     width: int = Field(96, ge=3 * CELL, le=1024, multiple_of=CELL, description="pixels")
     height: int = Field(128, ge=2 * CELL, le=512, multiple_of=CELL, description="pixels")
@@ -86,21 +88,26 @@ class Screens(Source):
         rows = min(self.height // CELL - 1, len(LABELS))
         pool = len(APPS) * len(TITLES) * (len(LABELS) * 14) ** rows // 4
         for split, share in SHARES.items():
-            if getattr(self, split) > pool * len(share) // 16:
+            further = self.unlabelled if split == "train" else 0
+            if getattr(self, split) + further > pool * len(share) // 16:
                 raise ValueError(f"{split} asks for more screens than there are combinations")
         return self
 
     def rows(self) -> Iterator[Row]:
-        """Train, validation and test screens, each drawn when it is asked for."""
-        for split in ("train", "validation", "test"):
+        """Train, validation, test and unlabelled screens, each drawn when it is asked for."""
+        trained: set[Screen] = set()
+        for split in ("train", "validation", "test", UNLABELLED):
             stream = random.Random(f"limbeck screens {VERSION} {self.seed} {split}")
+            share = "train" if split == UNLABELLED else split
             seen: set[Screen] = set()
             while len(seen) < getattr(self, split):
                 screen, ground = self._draw(stream)
-                if screen.split() != split or screen in seen:
+                if screen.split() != share or screen in seen or screen in trained:
                     continue
                 seen.add(screen)
                 yield self._row(screen, split, len(seen), ground)
+            if split == "train":
+                trained = seen
 
     def content_key(self) -> Any:
         """The version of the generator; all else is in the fields."""
@@ -117,7 +124,9 @@ class Screens(Source):
         return screen, stream.choice(GROUNDS)
 
     def _row(self, screen: Screen, split: str, number: int, ground: int) -> Row:
-        assert screen.split() == split, "a held-out screen would be trained on"
+        labelled = split != UNLABELLED
+        share = split if labelled else "train"
+        assert screen.split() == share, "a held-out screen would be trained on"
         picture = draw_screen(
             self.width,
             self.height,
@@ -136,11 +145,11 @@ class Screens(Source):
                 }
             ],
             images=[picture],
-            references=[screen.text()],
+            references=[screen.text()] if labelled else [],
             split=split,
             metadata={
                 "category": screen.app,
                 "screen": screen.title,
-                "elements": screen.items(),
+                **({"elements": screen.items()} if labelled else {}),
             },
         )
