@@ -26,6 +26,8 @@ FORMAT_VERSIONS = {
     "models": 1,
     "teacher": 2,
     "labels": 4,
+    "features": 1,
+    "verbalisers": 1,
     "student": 2,
     "predictions": 1,
     "evaluation": 2,

@@ -32,6 +32,8 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
             )
             if loss.target == "student":
                 _check_own_answers(recipe, loss, f"{where}.target")
+            if loss.reads_features:
+                _check_inner_states(arm.recipe, loss, where, can)
             if not loss.needs_signal:
                 continue
             if recipe.label.signal == "none":
@@ -84,6 +86,39 @@ def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     if label.temperatures != (1.0,) and "whole_distributions" not in can:
         # The log-sums at other temperatures need every token's probability.
         raise _cannot("give what other temperatures than 1 need", "temperatures", "[1]")
+
+
+def _check_inner_states(recipe: Recipe, loss: Loss, where: str, can: frozenset[Capability]) -> None:
+    """A loss on inner states needs a teacher that shows them along the answers trained on."""
+    shared = recipe.training.share_prefix
+    if "inner_states" not in can:
+        raise UsageError(
+            "this teacher does not show its inner states",
+            where=where,
+            mend="use teacher.backend: transformers, or losses on its answers and distributions",
+        )
+    if loss.target == "gold" and recipe.label.answers != "gold":
+        raise UsageError(
+            "needs states along gold answers, and the teacher's own are labelled",
+            where=f"{where}.target",
+            mend="set label.answers to gold, or target to teacher",
+        )
+    for what, given in (("rounds that grow the data", recipe.grow), ("shared prefixes", shared)):
+        if given:
+            raise UsageError(
+                f"inner states cannot be compared with {what}",
+                where=where,
+                mend="use a loss on distributions there",
+            )
+    if not getattr(loss, "needs_eager_attention", False):
+        return
+    for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if getattr(section, "attention", None) != "eager":
+            raise UsageError(
+                "needs attention weights, which only the plain kernel keeps",
+                where=where,
+                mend=f"set {name}.attention to eager (more memory: tokens squared a head)",
+            )
 
 
 def _cannot(what: str, field: str, instead: str) -> UsageError:
@@ -249,7 +284,7 @@ def check_shared_prefixes(arms: Sequence[Arm]) -> None:
 
 def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
     """On-policy: only a live teacher can score what the student has just written."""
-    if not loss.needs_signal:
+    if not (loss.needs_signal or loss.reads_features):
         raise UsageError(
             "what the student writes itself is no truth to learn by heart",
             where=where,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,9 +24,10 @@ from limbeck.models.tokenizer import (
     chat_template,
 )
 from limbeck.recipe.sections import Build, PartName
+from limbeck.records import Grid
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PARTS: tuple[PartName, ...] = ("vision_tower", "projector", "language_model", "head")
 
@@ -97,6 +99,21 @@ class Family:
             prefixes = " and ".join(parts[part])
             raise UsageError(f"the {part} has no parameters under {prefixes}", where=where)
         return names
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid] | None:
+        """Time, height and width of every picture (or tile) of a batch, in visual tokens.
+
+        Args:
+            configuration: the model's.
+            inputs: of the batch.
+            visual_tokens: that all pictures of the batch are together.
+
+        Returns:
+            In the order of the pictures; None where the tokens lie on no grid that is known.
+        """
+        return None
 
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """A transformers configuration with the sizes of `build`."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.family import Family
 from limbeck.models.tokenizer import END_OF_TEXT, END_OF_TURN, UNKNOWN, chat_template
 from limbeck.recipe.sections import Build
+from limbeck.records import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_TOKEN = "<image>"
 
@@ -46,6 +51,14 @@ class Llava(Family):
             image_seq_length=self.patches_per_side**2,
             tie_word_embeddings=True,
         )
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid] | None:
+        """Every picture is one square of as many patches."""
+        side = configuration.vision_config.image_size // configuration.vision_config.patch_size
+        pictures, rest = divmod(visual_tokens, side**2)
+        return None if rest else [(1, side, side)] * pictures
 
     def vision_configuration(self, build: Build, model_type: str) -> dict[str, Any]:
         """Sizes of the vision tower."""

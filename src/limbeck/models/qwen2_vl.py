@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.family import Family
 from limbeck.models.source import resized_tokens
 from limbeck.models.tokenizer import IMAGE, VIDEO, VISION_END, VISION_START
 from limbeck.recipe.sections import Build
+from limbeck.records import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MERGE = 2
 TEMPORAL_PATCH = 2
@@ -37,6 +42,14 @@ class Qwen2VL(Family):
             tie_word_embeddings=True,
             **self.token_ids(tokenizer),
         )
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid]:
+        """What the processor says, after patches were merged."""
+        merge = configuration.vision_config.spatial_merge_size
+        grids = inputs["image_grid_thw"].tolist() if "image_grid_thw" in inputs else []
+        return [(t, h // merge, w // merge) for t, h, w in grids]
 
     def vision_configuration(self, build: Build) -> dict[str, Any]:
         """`embed_dim` is the tower's own width; `hidden_size` is the language model's."""

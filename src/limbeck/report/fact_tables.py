@@ -138,6 +138,27 @@ def signals_table(results: Results) -> Table:
     return Table("signals", caption, columns, tuple(rows) if signalled else (), note)
 
 
+def matches_table(results: Results) -> Table:
+    """How often each target layer of a student was matched with each of the teacher's."""
+    found = {
+        model: one["matches"] for model, one in results["training"].items() if one.get("matches")
+    }
+    widest = max((len(matrix[0]) for matrix in found.values()), default=0)
+    rows = []
+    for model, matrix in found.items():
+        for layer, counts in enumerate(matrix):
+            total = sum(counts)
+            shares = [percent(one / total) if total else MISSING for one in counts]
+            padded = [*shares, *[""] * (widest - len(shares))]
+            rows.append((Cell(model), Cell(str(layer + 1)), *map(Cell, padded)))
+    columns = ("model", "student's layer", *(f"teacher's {n + 1}" for n in range(widest)))
+    note = (
+        "Target layers, counted from the first. Of all choices while training: how many fell on"
+        " which of the teacher's."
+    )
+    return Table("matches", "Which layers learnt from which", columns, tuple(rows), note)
+
+
 def _time_per_step(found: Mapping[str, Any]) -> str:
     seconds = found["seconds_per_step"]
     return MISSING if seconds is None else quantity(seconds * 1000, "ms")

@@ -105,6 +105,7 @@ def _shared(results: Results) -> dict[str, Any]:
         "training": fact_tables.training_table(results),
         "growth": fact_tables.growth_table(results),
         "signals": fact_tables.signals_table(results),
+        "matches": fact_tables.matches_table(results),
         "stages": fact_tables.stages_table(results),
         "data_facts": facts("data", "Counts", data["facts"]),
         "distributions": fact_tables.distributions_table(data["distributions"]),

@@ -129,6 +129,7 @@ def training_of(folder: Path) -> dict[str, Any]:
         "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
         "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
         "data_wait_share": waiting_share(rows),
+        "matches": rows[-1].get("matches") if rows else None,
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from limbeck.errors import TeacherError
 from limbeck.served.replies import Reply
 from limbeck.served.vocabulary import ServedVocabulary, UnusableError
+from limbeck.signals.from_server import top_k_from_rows
 
 if TYPE_CHECKING:
     from limbeck.records import TopK
 
-LOWEST = -9999.0
-"""What vLLM writes for minus infinity."""
+RULED_OUT = -1000.0
+"""Stands for what servers write for minus infinity (vLLM -9999): its exponential is 0."""
 
 ROUNDING = 1e-3
 """By which a log-probability of 0 may be above it."""
@@ -131,8 +132,6 @@ def _along(
 ) -> Along:
     import torch
 
-    from limbeck.records import TopK
-
     k = min(k, vocabulary.size)
     fewest = min(len(row) for row in rows)
     if fewest < k:
@@ -144,17 +143,12 @@ def _along(
     rows = [sorted(row, key=lambda pair: -pair[1])[:k] for row in rows]
     if any(len({token for token, _ in row}) != k for row in rows):
         raise UnusableError("a token stands twice in one distribution")
-    ids_NK = torch.tensor([[token for token, _ in row] for row in rows])
-    logp_NK = torch.tensor([[logp for _, logp in row] for row in rows], dtype=torch.float64)
-    logp_NK = torch.where(logp_NK <= LOWEST, -torch.inf, logp_NK)
-    kept_N1 = logp_NK.exp().sum(-1, keepdim=True)
-    signal = TopK(
-        vocabulary.columns_of(ids_NK),
-        logp_NK.float(),
-        torch.zeros(len(rows), 1),
-        (1.0,),
-        (1 - kept_N1).clamp(min=0).log().float(),
-    )
+    kept_NK = vocabulary.columns_of(torch.tensor([[token for token, _ in row] for row in rows]))
+    told = [
+        {column: max(logp, RULED_OUT) for column, (_, logp) in zip(own_columns, row, strict=True)}
+        for own_columns, row in zip(kept_NK.tolist(), rows, strict=True)
+    ]
+    signal = top_k_from_rows(told, k)
     columns = vocabulary.columns_of(torch.tensor(ids)).tolist()
     return Along(tuple(columns), signal, _mean(own))
 

@@ -18,18 +18,21 @@ from limbeck.errors import TeacherError
 from limbeck.progress import say
 from limbeck.recipe.component import Component
 from limbeck.recipe.few_shot import FewShot
-from limbeck.records import AlignedSignal, Dense, Sample
+from limbeck.records import AlignedSignal, Dense, Features, ModelShape, Sample, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Capability = Literal["score", "whole_distributions", "hidden_states", "log_probabilities"]
+Capability = Literal[
+    "score", "whole_distributions", "hidden_states", "log_probabilities", "inner_states"
+]
 """What a teacher can give beside text.
 
     score                 distributions along an answer that it is given
     whole_distributions   of every token of the vocabulary, not of the likeliest only
     hidden_states         what its head reads, and its head
     log_probabilities     those of the likeliest tokens, with the answers that it writes
+    inner_states          what its layers make, for losses on them
 """
 
 
@@ -216,6 +219,21 @@ class OpenTeacher:
             TeacherError: the teacher does not show its head, or it does more than that.
         """
         raise TeacherError("this teacher does not show its hidden states", where="label.signal")
+
+    def features(
+        self, samples: Sequence[Sample], answers: Sequence[str], taps: Sequence[Tap]
+    ) -> Features:
+        """Inner states along given answers.
+
+        Raises:
+            TeacherError: the teacher does not show "inner_states".
+        """
+        raise TeacherError("this teacher does not show its inner states", where="losses")
+
+    @property
+    def shape(self) -> ModelShape:
+        """Layers and widths, of a teacher that shows "inner_states"."""
+        raise NotImplementedError
 
     @property
     def vocabulary_rows(self) -> int | None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from limbeck.errors import TeacherError, UsageError
 from limbeck.recipe.sections import FineTune, ModelSection
-from limbeck.records import Dense, Sample
+from limbeck.records import Dense, Features, ModelShape, Sample, Tap
 from limbeck.teachers import (
     Answer,
     Answered,
@@ -48,7 +48,7 @@ class Transformers(Teacher, ModelSection):
 
     def capabilities(self) -> frozenset[Capability]:
         """All that a model in this process can show."""
-        return frozenset(("score", "whole_distributions", "hidden_states"))
+        return frozenset(("score", "whole_distributions", "hidden_states", "inner_states"))
 
     def open(
         self, data: Path, *, device: str, responses: Path | None = None, job: str = ""
@@ -125,13 +125,7 @@ class _Open(OpenTeacher):
         from limbeck.models.shared_prefix import training_batch
         from limbeck.records import IGNORED
 
-        encoder = self.loaded.encoder
-        items = [
-            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
-            for sample, answer in zip(samples, answers, strict=True)
-        ]
-        for sample, item in zip(samples, items, strict=True):
-            encoder.check_context(item, sample)
+        items = self._answered(samples, answers)
         batch = training_batch(self.loaded, items, share_prefix=self._share_prefix)
         batch = batch.to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
@@ -150,6 +144,22 @@ class _Open(OpenTeacher):
             )
             for item, own_logits_NV, own_hidden_NH in pieces
         ]
+
+    def features(
+        self, samples: Sequence[Sample], answers: Sequence[str], taps: Sequence[Tap]
+    ) -> Features:
+        from limbeck.data.tokens import collate
+        from limbeck.models.taps import read_features
+
+        items = self._answered(samples, answers)
+        batch = collate(items, pad_id=self.loaded.encoder.pad_id, side="right")
+        return read_features(self.loaded, batch.to(self.loaded.device), taps)
+
+    @property
+    def shape(self) -> ModelShape:
+        from limbeck.models.taps import shape_of
+
+        return shape_of(self.loaded.base.config)
 
     def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
         from limbeck.data.packing import on_the_same_pictures
@@ -201,6 +211,17 @@ class _Open(OpenTeacher):
             share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
+
+    def _answered(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[Encoded]:
+        """Prompts with given answers."""
+        encoder = self.loaded.encoder
+        items = [
+            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+        for sample, item in zip(samples, items, strict=True):
+            encoder.check_context(item, sample)
+        return items
 
     def _prompt(self, sample: Sample) -> Encoded:
         """The sample without an answer; that of the last batch is at hand."""

@@ -22,7 +22,7 @@ from limbeck.data.tokens import Batch
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
 from limbeck.models.shared_prefix import training_batch
 from limbeck.progress import meter, say
-from limbeck.records import AnswerSize, TeacherSignal
+from limbeck.records import AnswerSize, Features, TeacherSignal
 from limbeck.stop import stop_on_signals
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
@@ -31,7 +31,7 @@ from limbeck.training.examples import EncodedExamples
 from limbeck.training.feed import Feed
 from limbeck.training.job import Job
 from limbeck.training.memory import is_out_of_memory, memory_in_use
-from limbeck.training.objective import Objective, loss_names, on_device
+from limbeck.training.objective import Objective, features_on, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
 from limbeck.training.own_answers import OwnAnswers, drawn_steps
 from limbeck.training.tracking import note_of, open_tracker
@@ -39,7 +39,7 @@ from limbeck.training.vision_cache import cache_vision_features
 
 METRICS = "metrics.jsonl"
 
-_Loaded = tuple[Batch, TeacherSignal | None]
+_Loaded = tuple[Batch, TeacherSignal | None, Features | None]
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -63,12 +63,16 @@ class _Loop:
             mixed_precision=precision, cpu=str(job.student.device) == "cpu"
         )
         head = job.student.model.get_output_embeddings()
-        optimizers = make_optimizers(
-            job.student.model, job.training, exclude_from_muon=head.parameters()
-        )
+        teacher_shape = job.features.shape if job.features else None
         objective = Objective(
-            job.student, job.losses, job.vocabulary, job.training.head_gradient_tolerance
+            job.student,
+            job.losses,
+            job.vocabulary,
+            job.training.head_gradient_tolerance,
+            teacher_shape,
+            job.verbalisers,
         )
+        optimizers = make_optimizers(objective, job.training, exclude_from_muon=head.parameters())
         self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.trainable = {
@@ -76,6 +80,13 @@ class _Loop:
             for name, parameter in job.student.model.named_parameters()
             if parameter.requires_grad
         }
+        # They are part of a checkpoint, and not of the finished student.
+        beside = objective.projectors
+        self.trainable |= {
+            f"projectors.{n}": p for n, p in beside.named_parameters() if p.requires_grad
+        }
+        self.saved = self.trainable | {f"projectors.{n}": t for n, t in beside.state_dict().items()}
+        self._matches = objective.matches
         self.names = loss_names(job.losses)
         self.vision = cache_vision_features(job, self.accelerator)
         shared = partial(training_batch, job.student, share_prefix=True)
@@ -87,6 +98,7 @@ class _Loop:
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
         self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
+        self._compared = {loss.target for loss in job.losses if loss.reads_features}
         self.counters = Counters(micro_batch=job.training.samples_per_micro_batch)
         self.feed = Feed(
             self.encoded,
@@ -181,13 +193,18 @@ class _Loop:
         ]
         total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
         for number, micro_batch in enumerate(own):
-            batch, signal = self._load(step, number, micro_batch)
+            batch, signal, features = self._load(step, number, micro_batch)
             is_last = number == len(own) - 1
             with _maybe_no_sync(self.accelerator, self.module, not is_last):
                 counted = 1.0 if micro_batch.counted else 0.0
                 own_weights = [weight * counted for weight in weights]
                 weighted, sums = self.module(
-                    batch.inputs, batch.targets_BL, micro_batch.target, signal, own_weights
+                    batch.inputs,
+                    batch.targets_BL,
+                    micro_batch.target,
+                    signal,
+                    own_weights,
+                    features,
                 )
                 self.accelerator.backward(weighted)
             total += sums * counted
@@ -257,21 +274,22 @@ class _Loop:
 
     def _size(self, index: int) -> AnswerSize:
         tokens = self.encoded.answer_tokens[index]
-        return AnswerSize(tokens, tokens if self.job.spans is None else self.job.spans[index])
+        spans = tokens if self.job.spans is None else self.job.spans[index]
+        pictured = 1 if self.job.examples[index].sample.images else 0
+        return AnswerSize(tokens, spans, pictured=pictured)
 
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
         found = self.feed.get(step, number, micro_batch)
-        signal = None
+        device = self.accelerator.device
+        ids = [self.job.examples[i].sample.id for i in micro_batch.indices]
+        signal = features = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
-            signal = self.job.signals.signal(
-                [self.job.examples[i].sample.id for i in micro_batch.indices],
-                [
-                    self.job.vocabulary.columns_of(ids).tolist()
-                    for ids in map(torch.tensor, found.answers)
-                ],
-            )
-            signal = on_device(signal, self.accelerator.device)
-        return found.batch.to(self.accelerator.device), signal
+            columns_of = self.job.vocabulary.columns_of
+            columns = [columns_of(torch.tensor(answer)).tolist() for answer in found.answers]
+            signal = on_device(self.job.signals.signal(ids, columns), device)
+        if self.job.features is not None and micro_batch.target in self._compared:
+            features = features_on(self.job.features.features(ids, found.answers), device)
+        return found.batch.to(device), signal, features
 
     # -- state ------------------------------------------------------------------------------
 
@@ -281,7 +299,7 @@ class _Loop:
             if self._is_main:
                 (self.job.output / METRICS).unlink(missing_ok=True)
             return 0
-        state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
+        state = checkpoint.load(found, weights=self.saved, optimizers=self._plain_optimizers())
         self.counters = Counters(**state["counters"])
         self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
@@ -299,7 +317,7 @@ class _Loop:
             checkpoint.save(
                 self.checkpoints,
                 step,
-                weights=self.trainable,
+                weights=self.saved,
                 optimizers=self._plain_optimizers(),
                 state={"counters": vars(self.counters), "own_answers": self.own_answers.state()},
             )
@@ -330,6 +348,7 @@ class _Loop:
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
             "data_wait_share": round(self.feed.share_waited(), 4),
             **memory_in_use(),
+            **({} if self._matches is None else {"matches": self._matches.tolist()}),
         }
 
     def _seconds_so_far(self) -> float:
