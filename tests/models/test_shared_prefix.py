@@ -101,10 +101,13 @@ def test_other_kernels_and_precisions_share_too(
 def test_cached_vision_features_are_taken_once_a_picture(load: Any, screens: Path) -> None:
     loaded = load()
     items = questions(loaded, screens)
-    features_TH = features_of(loaded, items[0])
-    cached = [without_pixels(item, features_TH.clone()) for item in items]
+    (features,) = features_of(loaded, items[:1])
+    cached = [
+        without_pixels(item, {name: rows.clone() for name, rows in features.items()})
+        for item in items
+    ]
     batch = training_batch(loaded, cached, share_prefix=True)
-    assert batch.inputs[FEATURES].shape == features_TH.shape
+    assert batch.inputs[FEATURES].shape == features[FEATURES].shape
     together, apart = hidden(loaded, cached, True), hidden(loaded, items, False)
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-5)
     answers = [loaded.generate(i, max_new_tokens=6, share_prefix=True) for i in (cached, items)]

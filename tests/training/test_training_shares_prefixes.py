@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,15 +93,17 @@ def make_job(screens: Path, tiny_model: Path, tmp_path: Path) -> Callable[..., J
 
 def loss_and_gradients(loop: _Loop, monkeypatch: pytest.MonkeyPatch, share: bool) -> Any:
     """Of the loop's first step: the same micro-batches, packed or not."""
-    real = shared_prefix.training_batch
-    rows: list[int] = []
+    put_together = partial(shared_prefix.training_batch, loop.job.student, share_prefix=share)
+    monkeypatch.setattr(loop.encoded, "_put_together", put_together)
+    loop.feed.close()  # what was prepared ahead was put together the other way
+    real, rows = loop._load, []
 
-    def batch(student: Any, items: Any, **_: Any) -> Any:
-        made = real(student, items, share_prefix=share)
-        rows.append(len(made.targets_BL))
-        return made
+    def load(*where: Any) -> Any:
+        batch, *rest = real(*where)
+        rows.append(len(batch.targets_BL))
+        return batch, *rest
 
-    monkeypatch.setattr("limbeck.training.loop.training_batch", batch)
+    monkeypatch.setattr(loop, "_load", load)
     loop._zero_gradients()
     sums, _ = loop._gradients(0)
     gradients = {n: p.grad.clone() for n, p in loop.trainable.items() if p.grad is not None}
