@@ -55,11 +55,17 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 CROSSED = ("losses.1.kind=cross_tokenizer", "teacher.build.tokenizer=bpe")
+SPEAKING = (
+    *("losses.1.kind=verbalised", "losses.1.student_layers=1", "losses.1.teacher_layers=1"),
+    "losses.1.verbalisers.steps=2",
+)
 CACHED = ("student.freeze=[vision_tower,projector]", "training.cache_vision_features=true")
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), CROSSED, CACHED], ids=["one tokenizer", "two tokenizers", "cached vision"]
+    "overrides",
+    [(), CROSSED, CACHED, SPEAKING],
+    ids=["one tokenizer", "two tokenizers", "cached vision", "layers that speak"],
 )
 def test_two_ranks_end_where_one_ends(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = tmp_path / "ranks.yaml"

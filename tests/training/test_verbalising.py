@@ -227,3 +227,27 @@ def test_facts_are_json(
 ) -> None:
     facts = train(tmp_path, tiny_model, examples, screens, init="logit_lens")
     assert json.loads(json.dumps(facts)) == facts
+
+
+def choose_as(rank: int, folder: str) -> None:
+    """One of two ranks, with random numbers of its own."""
+    from torch import distributed
+
+    place = f"file://{folder}/rendezvous"
+    distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=2)
+    view, teacher, module = setting(2, 6)
+    torch.manual_seed(100 + rank)
+    loss = Verbalised(matching="random", student_layers=(0, 1), teacher_layers=tuple(range(6)))
+    for _ in range(20):
+        loss.compare(view, teacher, [], module)
+    (Path(folder) / f"rank-{rank}.json").write_text(json.dumps(module.matches.tolist()))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_choose_the_same_layers_whatever_they_would_draw(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(choose_as, (str(tmp_path),), nprocs=2)
+    one, other = (json.loads((tmp_path / f"rank-{r}.json").read_text()) for r in (0, 1))
+    assert one == other
+    assert sum(map(sum, one)) == 40
+    assert sum(count > 0 for row in one for count in row) > 4, "they were drawn"
