@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-NAMES = ("loss", "cache", "pipeline", "labelling")
+NAMES = ("loss", "cache", "pipeline", "shared_prefix", "labelling")
 
 
 def adopt(folder: Path, kept: Path) -> None:
@@ -21,7 +21,13 @@ def adopt(folder: Path, kept: Path) -> None:
 
 def performance_page(kept: Path) -> str | None:
     """The whole page, or None where no benchmark was kept."""
-    sections = {"loss": _loss, "cache": _cache, "pipeline": _pipeline, "labelling": _labelling}
+    sections = {
+        "loss": _loss,
+        "cache": _cache,
+        "pipeline": _pipeline,
+        "shared_prefix": _shared_prefix,
+        "labelling": _labelling,
+    }
     lines: list[str] = []
     for name, section in sections.items():
         path = kept / f"{name}.json"
@@ -45,26 +51,61 @@ def _loss(found: dict[str, Any]) -> list[str]:
         "## Head and losses",
         "",
         f"`python benchmarks/loss.py`: vocabulary {found['vocabulary']:,}, bf16, torch",
-        f"{found['torch']}, {found['threads']} thread(s). The gradient of the head's weights alone",
-        f"is {found['weight_gradient_mib']:.0f} MiB.",
+        f"{found['torch']}, {found['threads']} thread(s). The gradient of the head's weights (dW)",
+        f"alone is {found['weight_gradient_mib']:.0f} MiB. `filtered dW` is not exact: rows that",
+        f"hardly matter are left out (`training.head_gradient_tolerance: {found['tolerance']:g}`).",
     ]
-    for rows, ways in found["rows"].items():
-        lines += [
-            "",
-            f"{rows} supervised rows of {found['length']:,} tokens:",
-            "",
-            "| way | seconds | × bare matrix products (low to high) | extra MiB |",
-            "|---|---|---|---|",
-        ]
-        for name, one in ways.items():
-            extra = "" if one["peak_extra_mib"] is None else f"{one['peak_extra_mib']:,.0f}"
-            spread = f"{one['times_bare_low']:.2f} to {one['times_bare_high']:.2f}"
-            ratio = f"{one['times_bare']:.2f} ({spread})"
-            lines.append(f"| {name} | {one['seconds']:.3f} | {ratio} | {extra} |")
-    lines += ["", "| goal | reached | wanted | |", "|---|---|---|---|"]
+    for allocator, measured in found["allocators"].items():
+        for rows, ways in measured["rows"].items():
+            lines += _ways(f"{rows} supervised rows of {found['length']:,} tokens", allocator, ways)
+        lines += _distributions(measured)
+        if settings := measured["environment"]:
+            words = ", ".join(f"`{name}={value}`" for name, value in settings.items())
+            lines += ["", f"Allocator *{allocator}*: {words}."]
+    lines += [
+        "",
+        "| goal | gradient | allocator | reached | wanted | |",
+        "|---|---|---|---|---|---|",
+    ]
     for one in found["goals"]:
         word = "met" if one["met"] else "**missed**"
-        lines.append(f"| {one['goal']} | {one['reached']:.2f} | {one['target']:g} | {word} |")
+        cells = (one["goal"], one["gradient"], one["allocator"], f"{one['reached']:.3g}")
+        lines.append(f"| {' | '.join(cells)} | {one['target']:g} | {word} |")
+    return lines
+
+
+def _ways(what: str, allocator: str, ways: dict[str, dict[str, Any]]) -> list[str]:
+    lines = [
+        "",
+        f"{what}, allocator *{allocator}*:",
+        "",
+        "| way | seconds | × bare matrix products (low to high) | extra MiB |",
+        "|---|---|---|---|",
+    ]
+    for name, one in ways.items():
+        extra = "" if one["peak_extra_mib"] is None else f"{one['peak_extra_mib']:,.0f}"
+        spread = f"{one['times_bare_low']:.2f} to {one['times_bare_high']:.2f}"
+        ratio = f"{one['times_bare']:.2f} ({spread})"
+        lines.append(f"| {name} | {one['seconds']:.3f} | {ratio} | {extra} |")
+    return lines
+
+
+def _distributions(measured: dict[str, Any]) -> list[str]:
+    """What the filter left out, and of which distributions."""
+    lines: list[str] = []
+    for rows, facts in measured["distributions"].items():
+        words = ", ".join(
+            f"{name} {one['kept_share']:.1%} of dW's rows with an error of"
+            f" {one['relative_error']:.2%}"
+            for name, one in measured["filter"][rows].items()
+        )
+        lines += [
+            "",
+            f"{rows} rows, synthetic distributions: entropy of the teacher's"
+            f" {facts['teacher_entropy_nats']:.2f} nats, of the student's"
+            f" {facts['student_entropy_nats']:.2f}, KL {facts['kl_nats']:.2f}. The filter kept:"
+            f" {words}.",
+        ]
     return lines
 
 
@@ -107,6 +148,63 @@ def _pipeline(found: dict[str, Any]) -> list[str]:
         spread = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         cells = (name, f"{one['seconds_a_step']:.3f}", spread, f"{one['final_loss']:.6f}")
         lines.append(f"| {' | '.join(cells)} |")
+    lines += _goals(found["goals"])
+    lines += [
+        "",
+        "The same step with each signal (`label.signal`), vision features cached in all of them:",
+        "",
+        "| signal | bytes a token | mass not kept | KL added, nats | seconds a step | final loss |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, one in found["signals"].items():
+        cells = (
+            f"`{name}`",
+            "" if one["bytes_per_token"] is None else f"{one['bytes_per_token']:,.1f}",
+            "" if one["tail_mass"] is None else f"{one['tail_mass']:.2%}",
+            "" if one["kl_nats"] is None else f"{one['kl_nats']:.1e}",
+            f"{one['seconds_a_step']:.3f}",
+            f"{one['final_loss']:.6f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _goals(goals: list[dict[str, Any]]) -> list[str]:
+    lines = ["", "| goal | reached | wanted | |", "|---|---|---|---|"]
+    for one in goals:
+        word = "met" if one["met"] else "**missed**"
+        lines.append(f"| {one['goal']} | {one['reached']:.3g} | {one['target']:g} | {word} |")
+    return lines
+
+
+def _shared_prefix(found: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Several questions on one picture",
+        "",
+        f"`python benchmarks/shared_prefix.py`: {found['questions_a_step']} questions a step or "
+        f"batch, answers of {found['new_tokens']} tokens, {found['threads']} thread(s); each "
+        "question by itself, and with the beginning of its prompt computed once a picture.",
+        "",
+        "| what | questions a picture | seconds apart | shared | × faster (low to high) | result |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in found["parts"].items():
+        for one in rows:
+            ratio, seconds = one["speed_up"], one["seconds"]
+            if "final_loss" in one:
+                losses = one["final_loss"]
+                result = f"loss {losses['apart']:.6f} and {losses['shared']:.6f}"
+            else:
+                result = "equal answers" if one["equal_answers"] else "**answers differ**"
+            cells = (
+                name,
+                str(one["questions"]),
+                f"{seconds['apart']:.3f}",
+                f"{seconds['shared']:.3f}",
+                f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+                result,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

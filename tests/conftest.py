@@ -37,6 +37,36 @@ def tiny_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def taught_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-VL with a byte-level tokenizer that has learnt how a caption of `screens` ends."""
+    from limbeck.data.samples import read_samples
+    from limbeck.models.build import build_model
+    from limbeck.recipe.sections import FineTune, ModelSection
+    from limbeck.training.stage import fine_tune
+
+    folder, samples = tmp_path_factory.mktemp("taught"), read_samples(screens, "train")
+    texts = [s.messages[0]["content"][-1]["text"] for s in samples]
+    texts += [reference for s in samples for reference in s.references]
+    build_model(tiny_build(tokenizer="bpe", hidden_size=64), texts, 0, folder / "model")
+    training = {
+        "steps": 120,
+        "samples_per_step": 8,
+        "samples_per_micro_batch": 8,
+        "learning_rate": 5e-3,
+        "precision": "fp32",
+    }
+    fine_tune(
+        folder / "trained",
+        section=ModelSection(model=str(folder / "model")),
+        settings=FineTune.model_validate({"training": training}),
+        samples=samples,
+        data=screens,
+        device="cpu",
+    )
+    return folder / "trained" / "student"
+
+
 def tiny_build(**changes: object):
     from limbeck.recipe.sections import Build
 
@@ -54,3 +84,27 @@ def tiny_build(**changes: object):
         "image_std": 0.35,
     }
     return Build.model_validate({**sizes, **changes})
+
+
+@pytest.fixture(scope="session")
+def varied_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_model`, but its answers differ from sample to sample, and some of them end.
+
+    Its heads are wide enough for the kernels of every runtime.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from limbeck.data.samples import read_samples
+    from limbeck.models.build import build_model
+
+    texts = [
+        text
+        for sample in read_samples(screens)
+        for text in (sample.messages[0]["content"][-1]["text"], *sample.references)
+    ]
+    folder = tmp_path_factory.mktemp("varied") / "model"
+    build_model(tiny_build(hidden_size=128), texts, 0, folder)
+    path = folder / "model.safetensors"
+    weights = {k: v * 6 if v.ndim > 1 else v for k, v in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder

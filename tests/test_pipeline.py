@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from limbeck import pipeline
-from limbeck.errors import DataError, UsageError
+from limbeck.errors import DataError, TeacherError, UsageError
 from limbeck.recipe import Recipe, recipe_from
 from limbeck.recipe.loading import set_field
 from limbeck.stages import Stage
@@ -97,6 +97,38 @@ def test_one_run_makes_every_stage_and_a_report(
     for arm in scores.values():
         assert arm["rouge_l"]["low"] <= arm["rouge_l"]["mean"] <= arm["rouge_l"]["high"]
         assert arm["rouge_l"]["n"] == 6
+
+
+def test_floors_add_answers_and_nothing_else(finished: tuple[Path, pipeline.RunResult]) -> None:
+    work, before = finished
+    models = ["teacher", "student", "teacher_blanked", "student_blanked", "most_frequent"]
+    recipe = tiny_recipe(work, name="floors", evaluate__models=models)
+    result = pipeline.run(recipe)
+    made = [row["title"] for row in result.stages if not row["cached"]]
+    assert made == [
+        *("teacher_blanked", "student_blanked-seed0", "student_blanked-seed1", "most_frequent"),
+        *("scores", "floors"),
+    ]
+    results = json.loads((work / "runs" / "floors" / "results.json").read_text())
+    pairs = [(row["arm"], row["floor"]) for row in results["floors"]]
+    assert pairs == [
+        *(("teacher", "teacher_blanked"), ("student", "student_blanked")),
+        *(("teacher", "most_frequent"), ("student", "most_frequent")),
+    ]
+    page = (work / "runs" / "floors" / "report" / "index.html").read_text()
+    assert "Do they look at the pictures?" in page
+    assert results["verdict"]["sentence"].startswith("The student")
+    assert before.stages[0]["fingerprint"] == result.stages[0]["fingerprint"]
+
+
+def test_a_blanked_arm_alone_trains_what_it_blanks(tmp_path: Path) -> None:
+    plan = pipeline.build_plan(
+        tiny_recipe(tmp_path, seeds=[0], evaluate__models=["student_blanked"], benchmark__models=[])
+    )
+    kinds = [planned.stage.kind for planned in plan.stages]
+    assert kinds.count("student") == 1
+    assert kinds.count("predictions") == 1
+    assert plan.problems == []
 
 
 def test_every_stage_on_disk_is_what_product_promises(
@@ -282,6 +314,14 @@ def test_a_damaged_stage_is_refused_where_it_is_read(
         ({"losses__1__target": "gold", "label__answers": "generated"}, ["label.answers"]),
         ({"evaluate__models": ["teacher", "studnt"]}, ["studnt", "student"]),
         (
+            {"training__head_gradient_tolerance": 0.003, "student__freeze": ["head"]},
+            ["training.head_gradient_tolerance", "not trained", "null"],
+        ),
+        (
+            {"training__head_gradient_tolerance": 0.003, "losses__1__kind": "cross_tokenizer"},
+            ["training.head_gradient_tolerance", "CrossTokenizer", "whole logits"],
+        ),
+        (
             {"arms": {"x": {"data.seed": 3}}, "evaluate__models": ["student", "x"]},
             ["data.seed", "arms.x"],
         ),
@@ -398,3 +438,28 @@ def test_a_stage_object_says_what_it_reads(tmp_path: Path) -> None:
     by_kind: dict[str, Stage] = {p.stage.kind: p.stage for p in plan.stages}
     assert set(by_kind["student"].reads) == {"data", "labels", "initial"}
     assert "teacher" in by_kind["labels"].reads
+
+
+def test_labels_can_be_looked_at_when_they_are_done_and_before(
+    finished: tuple[Path, pipeline.RunResult], tmp_path: Path
+) -> None:
+    from limbeck.labels import look_at_labels
+
+    work, result = finished
+    found = look_at_labels(tiny_recipe(work))
+    assert found["finished"]
+    assert (found["labels"], found["fit"]) == (8, 8)
+    assert found["page"] == str(work / "runs" / "tiny" / "labels.html")
+    assert found["folder"] == next(r["folder"] for r in result.stages if r["kind"] == "labels")
+    page = tmp_path / "other" / "page.html"
+    assert look_at_labels(tiny_recipe(work), page)["page"] == str(page)
+    assert "tiny: labels" in page.read_text()
+    with pytest.raises(DataError, match="there are no labels yet"):
+        look_at_labels(tiny_recipe(tmp_path))
+    stopped = tiny_recipe(work, label__checks={"max_characters": 1})
+    with pytest.raises(TeacherError, match="unfit"):
+        pipeline.run(stopped, until="label")
+    found = look_at_labels(stopped, page)
+    assert not found["finished"]
+    assert (found["labels"], found["unfit"]) == (8, 8)
+    assert found["reasons"]["longer than 1 characters"] == 8

@@ -83,6 +83,8 @@ def plan(
                 emit(f"{state}  {row.stage.kind:<12}{row.stage.title:<{width}}  {row.folder}")
             for name, budget in planned.visual_budgets.items():
                 emit(_budget_line(name, budget))
+            for need in planned.disk:
+                emit(_disk_line(need))
             left = sum(not row.done for row in planned.stages)
             emit(f"{len(planned.stages)} stages, {left} to do")
         for problem in planned.problems:
@@ -101,6 +103,30 @@ def _stage_command(name: Command, text: str) -> None:
 
 _stage_command("data", "Read, check and store the data set.")
 _stage_command("label", "Let the teacher answer; keep its answers and distributions.")
+
+
+@app.command("labels")
+def labels_command(
+    recipe: RecipePath,
+    html: Annotated[
+        Path | None, typer.Option(help="where the page goes; default: into the run's folder")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at the labels: counts, reasons, quantiles, examples, and a page with the pictures."""
+    with reported(debug) as emit:
+        from limbeck.labels import look_at_labels
+        from limbeck.recipe import load_recipe
+        from limbeck.report.labels import describe_labels
+
+        found = look_at_labels(load_recipe(recipe, overrides or ()), html)
+        if not found["finished"]:
+            typer.echo("warning: this label stage is not finished", err=True)
+        emit(_json(found) if as_json else f"{describe_labels(found)}\npage: {found['page']}")
+
+
 _stage_command("train", "Train the student, the control and every other arm.")
 
 
@@ -257,6 +283,18 @@ def _budget_line(name: str, budget: dict[str, Any]) -> str:
     tokens = budget["visual_tokens_at_most"]
     counted = "" if tokens is None else f", at most {tokens:,} visual tokens"
     return f"{name}: pixels of a picture: {pixels}{counted}"
+
+
+def _disk_line(need: dict[str, Any]) -> str:
+    """What a cache will take, and of what that is the product."""
+    size = f"unknown ({need['unknown']})"
+    if need["bytes"] is not None:
+        size = f"{'at most' if need['at_most'] else 'about'} {need['bytes'] / 2**30:,.3g} GiB"
+    row, tokens, samples = (need[k] for k in ("bytes_per_token", "tokens_per_sample", "samples"))
+    parts = [f"{row:,} bytes a token"] if row else []
+    parts += [f"at most {tokens:,} tokens a sample"] if tokens else []
+    parts += [f"{samples:,} samples"] if samples else []
+    return f"disk: {need['what']} ({need['kind']}): {'; '.join([size, *parts])}"
 
 
 def _json(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic_core import to_jsonable_python
 
@@ -63,8 +63,12 @@ def _data_section(source: type[Component], word: str) -> str:
         if name == source.selector:
             continue
         note = f"  # {info.description}" if info.description else ""
-        if info.is_required() or name == FILE:
-            lines.append(f"  {name}: CHANGE-ME{note}")
+        if info.examples:
+            lines.append(f"  {name}: {_yaml(info.examples[0])}{note}")
+        elif info.is_required() or name == FILE:
+            choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+            more = f" ({', '.join(choices)})" if choices else ""
+            lines.append(f"  {name}: {choices[0] if choices else 'CHANGE-ME'}{note}{more}")
         else:
             lines.append(f"  # {name}: {_yaml(info.get_default(call_default_factory=True))}{note}")
     return "\n".join(lines) + "\n"

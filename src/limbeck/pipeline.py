@@ -56,6 +56,7 @@ class Plan:
     stages: list[PlannedStage]
     problems: list[LimbeckError]
     visual_budgets: dict[str, dict[str, Any]]
+    disk: list[dict[str, Any]]
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
@@ -64,6 +65,7 @@ class Plan:
             "stages": [stage.describe() for stage in self.stages],
             "problems": [str(problem) for problem in self.problems],
             "visual_budgets": self.visual_budgets,
+            "disk": self.disk,
         }
 
 
@@ -97,16 +99,20 @@ def build_plan(recipe: Recipe, *, until: Command | None = None) -> Plan:
     """
     from limbeck.graph import graph_of
     from limbeck.graph.budget import visual_budgets
+    from limbeck.graph.disk import disk_needs
 
     graph = graph_of(recipe)
     store = Store(Path(recipe.work))
+    data = store.folder(graph.data.kind, graph.data.fingerprint)
+    counted = data if store.is_complete(graph.data.kind, graph.data.fingerprint) else None
     planned = [
         PlannedStage(
             s, store.is_complete(s.kind, s.fingerprint), store.folder(s.kind, s.fingerprint)
         )
         for s in _until(graph.stages, until)
     ]
-    return Plan(recipe.name, planned, graph.problems, visual_budgets(recipe))
+    disk = disk_needs(recipe, counted)
+    return Plan(recipe.name, planned, graph.problems, visual_budgets(recipe), disk)
 
 
 def run(

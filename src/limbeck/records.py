@@ -6,14 +6,15 @@ Tensor names carry their shape as a suffix:
     N  supervised tokens         V  shared vocabulary           H  hidden width
     K  kept tokens of a top-k    T  stored temperatures
     M  the teacher's own supervised tokens, where its tokenizer is another
+    n  supervised tokens of one sample
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,8 @@ class Label:
 
     `tokens` counts the answer with its end token; `finished` is False when the limit cut it;
     `mean_log_probability` is over the answer's tokens at T = 1, where it is known; `teacher` names
-    the one of several that answered.
+    the one of several that answered; `agreement` is with the other answers to the sample, where
+    there were any; `gold` says that the text is the first reference and not the teacher's.
     """
 
     sample_id: str
@@ -75,6 +77,8 @@ class Label:
     finished: bool = True
     mean_log_probability: float | None = None
     teacher: str | None = None
+    agreement: float | None = None
+    gold: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,23 +148,79 @@ class AnswerSize:
     """How much there is to score in some answers.
 
     `tokens` are the student's, end of turn included; `spans` are those of an `Unaligned` signal,
-    and as many as tokens where the teacher's rows line up with the student's.
+    and as many as tokens where the teacher's rows line up with the student's. `samples` counts the
+    answers, `pictured` those of them that have pictures.
     """
 
     tokens: int
     spans: int
+    samples: int = 1
+    pictured: int = 1
+
+
+Grid = tuple[int, int, int]
+"""Time, height and width of a picture, in visual tokens."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place inside a model where its states are read.
+
+    Attributes:
+        kind: "hidden" is what a layer of the language model makes of the tokens that predict the
+            answer [n, H]; "attention" its weights from those tokens to `keys`, averaged over heads
+            [n, keys]; "vision" the features of the sample's pictures [visual tokens, H].
+        layer: of the language model, from 0.
+        place: of "attention": its keys, "vision" or "text" (all but the visual tokens); of
+            "vision": "projector", what the language model gets, or "tower", what the vision
+            tower's last layer makes.
+    """
+
+    kind: Literal["hidden", "attention", "vision"]
+    layer: int = 0
+    place: str = ""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What has to be known of a model before its states are compared: layers and widths."""
+
+    layers: int
+    hidden_width: int
+    tower_width: int
+
+    def width(self, tap: Tap) -> int:
+        """Width of what a tap gives; attention weights have none."""
+        return self.tower_width if tap.place == "tower" else self.hidden_width
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a model's taps gave on a micro-batch: for each tap a tensor a sample.
+
+    `grids` holds for each sample those of its pictures; None where the family does not say.
+    """
+
+    tensors: Mapping[Tap, tuple[Tensor, ...]]
+    grids: tuple[tuple[Grid, ...] | None, ...]
+
+    def only(self, taps: Sequence[Tap]) -> Features:
+        """What these taps gave, in their order."""
+        return Features({tap: self.tensors[tap] for tap in taps}, self.grids)
 
 
 @dataclass
 class StudentView:
     """What a loss may look at: the student on the N supervised rows of a micro-batch.
 
-    `head` maps hidden states [N, H] to logits [N, V] over the shared vocabulary.
+    `head` maps hidden states [N, H] to logits [N, V] over the shared vocabulary; `features` are the
+    inner states that some loss has taps for.
     """
 
     labels_N: Tensor
     hidden_NH: Tensor
     head: Callable[[Tensor], Tensor]
+    features: Features = field(default_factory=lambda: Features({}, ()))
 
     @cached_property
     def logits_NV(self) -> Tensor:

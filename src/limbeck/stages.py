@@ -22,15 +22,17 @@ MODEL = "model"
 """Sub-folder of a stage that makes a model before any training."""
 
 FORMAT_VERSIONS = {
-    "data": 1,
+    "data": 2,
     "models": 1,
-    "teacher": 1,
-    "labels": 3,
-    "student": 1,
+    "teacher": 2,
+    "labels": 4,
+    "features": 1,
+    "verbalisers": 1,
+    "student": 2,
     "predictions": 1,
-    "evaluation": 1,
+    "evaluation": 2,
     "benchmark": 1,
-    "report": 1,
+    "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 

@@ -30,9 +30,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
 
 
+def content_key(value: Any) -> str:
+    """SHA-256 of a JSON-like value: for keys that many values must not share."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
 def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that identify a JSON-like value."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+    return content_key(value)[:16]
 
 
 def file_sha256(path: Path) -> str:

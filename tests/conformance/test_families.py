@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,26 @@ def test_collating_samples_equals_the_processor_s_own_batch(
             torch.testing.assert_close(batch.inputs[name], tensor, msg=name, rtol=0, atol=1e-6)
 
 
+def test_every_picture_of_several_reaches_the_model_in_its_place(
+    world: World, loaded: LoadedModel
+) -> None:
+    clip = sample_of(world.data, "clip", [(64, 64), (64, 64), (64, 64)])
+    orders = [(0, 1, 2), (2, 1, 0), (0, 1, 1), (1, 1, 2), (0, 0, 2)]
+    items = [
+        loaded.encoder.encode(
+            replace(clip, images=tuple(clip.images[n] for n in order)), world.data, ANSWERS[0]
+        )
+        for order in orders
+    ]
+    alone = [logits_of(loaded, [item]) for item in items]
+    for changed in alone[1:]:
+        assert (changed - alone[0]).abs().max() > 1e-3
+    one = world.encode(loaded)[0]
+    together = logits_of(loaded, [items[0], one, items[1]])
+    apart = torch.cat([alone[0], logits_of(loaded, [one]), alone[1]])
+    torch.testing.assert_close(together, apart, rtol=1e-3, atol=1e-3)
+
+
 def test_only_answer_tokens_and_their_end_are_supervised(world: World, loaded: LoadedModel) -> None:
     items = world.encode(loaded)
     batch = collate(items, pad_id=loaded.encoder.pad_id, side="right")
@@ -167,6 +187,27 @@ def test_padding_does_not_change_logits(world: World, loaded: LoadedModel) -> No
     together = logits_of(loaded, items)
     alone = torch.cat([logits_of(loaded, [item]) for item in items])
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_without_its_mask_a_batch_padded_on_the_right_says_the_same(
+    world: World, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = collate(world.encode(loaded), pad_id=loaded.encoder.pad_id, side="right")
+    real = batch.inputs["attention_mask"].bool()
+    assert not real.all()
+    with torch.no_grad():
+        masked = loaded.base.base_model(**loaded.place(batch.inputs), use_cache=False)[0]
+    forward, seen = loaded.base.base_model.forward, []
+
+    def noting(*args: object, **inputs: object):
+        seen.append(inputs.get("attention_mask"))
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(loaded.base.base_model, "forward", noting)
+    with torch.no_grad():
+        plain = loaded.hidden_states(batch.inputs)
+    assert seen == [None], "a causal model pays for a mask that it does not need"
+    torch.testing.assert_close(plain[real], masked[real], rtol=0, atol=1e-5)
 
 
 def test_training_steps_lower_the_loss_and_reach_every_part(world: World) -> None:

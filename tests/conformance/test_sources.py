@@ -174,13 +174,61 @@ def synthetic(folder: Path) -> dict:
     return {"train": 12, "validation": 3, "test": 5}
 
 
+def first_person(folder: Path) -> dict:
+    return {"train": 4, "described": 2, "validation": 1, "test": 2}
+
+
+def ego_qa(folder: Path) -> dict:
+    """The files of QaEgo4D, the one of the layouts with splits for training; clips as frames."""
+    for split, numbers in (("train", (0, 1)), ("val", (2,)), ("test", (3,))):
+        questions = []
+        for number in numbers:
+            clip = folder / "videos" / f"clip-{number}"
+            clip.mkdir(parents=True)
+            for frame in range(3):
+                (clip / f"{frame}.png").write_bytes(png(10 * number + frame))
+            questions.append(
+                {
+                    "video_id": f"clip-{number}",
+                    "sample_id": f"annotation_{number}",
+                    "question": "Where did I leave my keys?",
+                    "answer": "on the table",
+                    "moment_start_frame": 42,
+                    "moment_end_frame": 53,
+                }
+            )
+        (folder / f"annotations.{split}.json").write_text(json.dumps(questions))
+    return {"layout": "qaego4d", "path": str(folder), "frames": 2}
+
+
+def change_ego_qa(folder: Path) -> None:
+    (folder / "videos" / "clip-1" / "2.png").write_bytes(png(99))
+
+
+def mixed(folder: Path) -> dict:
+    """Two sources, one of which has an id of the other."""
+    (folder / "rows").mkdir()
+    (folder / "pictures").mkdir()
+    first, second = jsonl(folder / "rows"), folder_of_pictures(folder / "pictures")
+    (folder / "pictures" / "train" / "row 0.png").write_bytes(png(77))
+    (folder / "pictures" / "train" / "row 0.txt").write_text("One more.")
+    return {"parts": [{"source": "jsonl", **first}, {"source": "folder", **second}]}
+
+
+def change_mixed(folder: Path) -> None:
+    change_folder(folder / "pictures")
+
+
 EXAMPLES = {
+    "mixed": (mixed, change_mixed),
     "jsonl": (jsonl, change_jsonl),
     "parquet": (parquet, change_parquet),
     "hub": (hub, change_hub),
     "screen2words": (screen2words, change_card),
     "folder": (folder_of_pictures, change_folder),
     "screens": (synthetic, None),
+    "egocentric": (first_person, None),
+    "ego_qa": (ego_qa, change_ego_qa),
 }
 
 
@@ -222,7 +270,7 @@ def test_every_row_becomes_a_sample(source: Source, tmp_path: Path) -> None:
     for sample in samples:
         assert sample.messages[-1]["role"] == "user"
         places = [p for m in sample.messages for p in m["content"] if p["type"] == "image"]
-        assert len(places) == len(sample.images) == 1
+        assert len(places) == len(sample.images) >= 1
         assert all((output / file.path).is_file() for file in sample.images)
         assert sample.references
         assert all(isinstance(text, str) and text.strip() for text in sample.references)

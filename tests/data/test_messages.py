@@ -108,7 +108,7 @@ BROKEN = {
     "text_number": ([user([{"type": "text", "text": 3}])], [], "int, not a string"),
     "text_missing": ([user([{"type": "text"}])], [], "NoneType, not a string"),
     "surrogate": ([user("\ud800")], [], "surrogate"),
-    "part_kind": ([user([{"type": "video"}])], [], "'video' is not supported"),
+    "part_kind": ([user([{"type": "audio"}])], [], "'audio' is not supported"),
     "empty": ([user("  ")], [], "empty"),
     "too_few_images": ([user("<image><image> Hi")], ["a"], "2 places for images but the row has 1"),
     "too_many_images": ([user("<image> Hi")], ["a", "b"], "1 places .* has 2"),

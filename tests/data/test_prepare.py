@@ -158,7 +158,7 @@ def test_one_picture_in_two_splits_is_warned_of(tmp_path: Path) -> None:
     assert statistics["images_in_several_splits"]["count"] == 1
     first = statistics["images_in_several_splits"]["first"][0]
     assert first["samples"] == {"train": "r1", "test": "r2"}
-    assert "1 images occur in more than one split" in summary["warnings"][0]
+    assert "1 of 2 test samples (50.0%) show a picture that train has too" in summary["warnings"][0]
 
 
 def test_no_rows_at_all_is_an_error(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.data.duplicates import look_of, same_pictures
 from limbeck.data.images import open_image
 from limbeck.data.prepare import prepare
 from limbeck.data.samples import read_samples
@@ -53,3 +54,15 @@ def test_a_few_screenshots_with_a_limit(tmp_path: Path) -> None:
         "validation": 10,
         "test": 10,
     }
+
+
+def test_no_two_of_the_screenshots_are_taken_for_one_and_copies_are_found(tmp_path: Path) -> None:
+    prepare(source(), tmp_path)
+    found = json.loads((tmp_path / "statistics.json").read_text())["duplicate_images"]
+    assert (found["groups"], found["copies"], found["leaks"]) == (0, 0, [])
+    samples = read_samples(tmp_path)
+    images = {s.id: open_image(tmp_path / s.images[0].path, where=s.id) for s in samples[::20]}
+    smaller = {f"{k} copy": v.resize((v.width // 2, v.height // 2)) for k, v in images.items()}
+    looks = {k: look for k, v in (images | smaller).items() if (look := look_of(v))}
+    groups = same_pictures(looks, (images | smaller).__getitem__).groups
+    assert groups == [[name, f"{name} copy"] for name in images]

@@ -67,3 +67,14 @@ def test_a_damaged_file_is_refused(damage: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="samples cannot be read") as caught:
         read_samples(tmp_path, "train")
     assert SAMPLES in str(caught.value)
+
+
+def test_several_splits_are_read_in_the_order_of_the_file(tmp_path: Path) -> None:
+    write_samples(tmp_path, SAMPLES_MADE[:9])
+    both = read_samples(tmp_path, ("test", "train"))
+    assert both == [s for s in read_samples(tmp_path) if s.split in ("test", "train")]
+    assert {sample.split for sample in both} == {"train", "test"}
+    assert read_samples(tmp_path, ["train"]) == read_samples(tmp_path, "train")
+    assert read_samples(tmp_path, ("test", "train"), 2) == both[:2]
+    with pytest.raises(DataError, match=r"no samples in split 'pool'"):
+        read_samples(tmp_path, ("train", "pool"))

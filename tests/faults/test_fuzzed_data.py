@@ -26,6 +26,7 @@ WEIRD: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1.5, 10**30, "", " ", "\x00", "\ud800", "a" * 500, "<image>"),
     *([], {}, [None], [[]], {"": None}, [[[[[[]]]]]], {"type": "image"}, {"role": "user"}),
     *("data:image/png;base64,", "../../x", "http://x/y.png", "‮", "\n", [{}], {"a": [None]}),
+    *("<video>", {"type": "video"}, "."),
 )
 GOOD_ROWS: tuple[dict[str, Any], ...] = (
     {
@@ -57,6 +58,21 @@ GOOD_ROWS: tuple[dict[str, Any], ...] = (
     },
     {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]},
     {"image": "good.png", "caption": "red", "category": "colour", "split": "val"},
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "video"},
+                    {"type": "video", "video": "good.png"},
+                    {"type": "text", "text": "What changed?"},
+                ],
+            }
+        ],
+        "videos": ["good.png"],
+        "answer": "Nothing.",
+    },
+    {"video": "good.png", "answer": "red"},
 )
 
 

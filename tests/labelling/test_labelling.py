@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,9 @@ import torch
 
 from limbeck.data.labels import read_labels
 from limbeck.data.samples import read_samples
-from limbeck.errors import DataError, TeacherError
+from limbeck.errors import DataError, StoppedError, TeacherError
 from limbeck.labelling import label
-from limbeck.labelling.checks import repetition, unfit_reasons
+from limbeck.labelling.checks import unfit_reasons
 from limbeck.recipe.sections import Checks, Labelling
 from limbeck.records import Dense, Sample
 from limbeck.teachers import Answer, Capability, Decoding, OpenTeacher, ScoredAnswer
@@ -40,12 +42,6 @@ def test_unfit_answers_are_named(
     reasons = list(unfit_reasons(Answer(text, 5, finished), fit.model_copy(update=checks)))
     assert any(reason in found for found in reasons), reasons
     assert not list(unfit_reasons(Answer("Login screen of a book app.", 7, True), fit))
-
-
-def test_repetition_is_a_share_of_word_4_grams() -> None:
-    assert repetition("a b c d e f") == 0
-    assert repetition("a a a a a a a") == pytest.approx(3 / 4)
-    assert repetition("short") == 0
 
 
 @dataclass
@@ -85,7 +81,7 @@ class FakeSession(OpenTeacher):
 
 
 def run(
-    session: FakeSession, samples: list[Sample], output: Path, **settings: Any
+    session: FakeSession, samples: list[Sample], output: Path, /, **settings: Any
 ) -> dict[str, Any]:
     class FakeTeacher:
         def capabilities(self) -> frozenset[Capability]:
@@ -184,3 +180,35 @@ def test_a_killed_job_asks_for_nothing_twice_but_what_it_lost(
     kept = 0 if tear else 8
     assert len(second.asked) == 20 - kept, "four batches of two were saved"
     assert (broken / "labels.parquet").read_bytes() == (whole / "labels.parquet").read_bytes()
+
+
+def test_a_signal_stops_between_batches_and_keeps_what_is_finished(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    class Stopped(FakeSession):
+        def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
+            if len(self.asked) == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().generate(samples, decoding)
+
+    with pytest.raises(StoppedError, match="SIGTERM") as raised:
+        run(Stopped(), samples, tmp_path)
+    assert raised.value.exit_code == 75
+    rest = FakeSession()
+    run(rest, samples, tmp_path)
+    assert len(rest.asked) == 20 - 6
+
+
+def test_gold_is_mixed_in_and_of_several_answers_one_is_kept(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    summary = run(FakeSession(), samples, tmp_path / "gold", gold_share=0.5)
+    rows = read_labels(tmp_path / "gold")
+    assert 0 < summary["gold"] == sum(row.gold for row in rows) < len(rows)
+    assert summary["signals"]["samples"] == len(rows)
+    session = FakeSession()
+    run(session, samples, tmp_path / "several", samples=3, temperature=1.0)
+    assert len(session.asked) == 3 * len(samples)
+    rows = read_labels(tmp_path / "several")
+    assert [row.sample_id for row in rows] == [sample.id for sample in samples]
+    assert {row.agreement for row in rows} == {1.0}

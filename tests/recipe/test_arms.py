@@ -97,6 +97,38 @@ def test_a_wrong_override_of_an_arm_names_the_arm(overrides: dict[str, Any], exp
     assert expected in str(caught.value)
 
 
+def test_any_arm_can_answer_with_blanked_pictures():
+    names = ["teacher_blanked", "student_blanked", "baseline_blanked", "short_blanked"]
+    short = {"training.steps": 5}
+    found = arms_of(recipe(seeds=[0, 1], arms={"short": short}, evaluate={"models": names}))
+    assert [arm.id for arm in found] == [
+        "teacher_blanked",
+        *("student_blanked-seed0", "student_blanked-seed1"),
+        *("baseline_blanked-seed0", "baseline_blanked-seed1"),
+        *("short_blanked-seed0", "short_blanked-seed1"),
+    ]
+    assert all(arm.blanked and not arm.trained for arm in found)
+    assert [arm.sighted.id for arm in found][1:3] == ["student-seed0", "student-seed1"]
+    assert [arm.sighted.trained for arm in found] == [False, True, True, False, False, True, True]
+    assert found[-1].recipe.training.steps == 5
+
+
+def test_the_most_frequent_answer_is_one_arm_without_seed_or_pictures():
+    [arm] = arms_of(recipe(seeds=[0, 1]), ["most_frequent"])
+    assert (arm.id, arm.seed, arm.trained, arm.blanked) == ("most_frequent", None, False, False)
+    with pytest.raises(UsageError, match="is not among the known arms"):
+        recipe(evaluate={"models": ["most_frequent_blanked"]})
+
+
+def test_floors_cannot_be_benchmarked_and_their_names_not_taken():
+    floors = ["student", "student_blanked", "most_frequent"]
+    for name in floors[1:]:
+        with pytest.raises(UsageError, match=f"'{name}' is not among what is evaluated"):
+            recipe(evaluate={"models": floors}, benchmark={"models": [name]})
+    with pytest.raises(UsageError, match="choose another name"):
+        recipe(arms={"x_blanked": {}}, evaluate={"models": ["x_blanked"]})
+
+
 def test_a_name_that_is_no_arm_lists_those_that_are():
-    with pytest.raises(UsageError, match="known arms: teacher, baseline, student, control"):
+    with pytest.raises(UsageError, match="known arms: teacher, baseline, most_frequent, student"):
         arms_of(recipe(), ["nobody"])

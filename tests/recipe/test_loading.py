@@ -120,7 +120,7 @@ def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path):
         ("source: screens", "source: screns", "data.source: 'screns' is not known; did you mean"),
         ("backend: transformers", "backend: oracle", "teacher.backend: 'oracle' is not known"),
         ("- cross_entropy", "- cros_entropy", "losses.0.kind: 'cros_entropy' is not known; did"),
-        ("- cross_entropy", "- weight: 1", "losses.0: needs the key 'kind'; choose one of cross"),
+        ("- cross_entropy", "- weight: 1", "losses.0: needs the key 'kind'; choose one of atten"),
         ("- cross_entropy", "- 7", "losses.0: needs the key 'kind'"),
         ("source: screens", "source: [screens]", "data: needs the key 'source'"),
         ("  steps: 4", "  steps: many", "training.steps: must be a valid integer"),

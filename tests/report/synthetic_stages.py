@@ -67,7 +67,11 @@ def write_stages(
         "valid": 297,
         "unfit_reasons": {"repeats itself": 3},
         "answer_tokens": 4210,
-        "signals": {"bytes_per_token": 178.2, "tail_mass_mean": 0.0031, "agreement": 0.9991},
+        "signals": {
+            "bytes_per_token": 178.2,
+            "tail_mass": {"1": 0.0031, "2": 0.0217},
+            "agreement": 0.9991,
+        },
     }
     _json(root / "labels" / "MANIFEST.json", {"summary": labels})
     recipe = {
@@ -297,11 +301,13 @@ def _write_training(folder: Path, model: ReportModel, steps: int, chance: random
                 "losses": losses,
                 "learning_rate": 1e-3,
                 "tokens_per_second": 2500 + chance.uniform(-100, 100),
+                "data_wait_share": 0.04,
                 "seconds": step * 0.11,
             }
         )
     _jsonl(folder / "metrics.jsonl", rows)
-    _json(folder / "MANIFEST.json", {"summary": {"steps": steps}, "seconds": steps * 0.11})
+    summary = {"steps": steps, "signal": "top_k" if model.arm == "student" else None}
+    _json(folder / "MANIFEST.json", {"summary": summary, "seconds": steps * 0.11})
 
 
 def _write_benchmark(folder: Path, arm: str) -> None:

@@ -54,6 +54,27 @@ def planted(
     }
 
 
+def test_a_model_and_itself_blanked_share_their_training():
+    row = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    one = {**row, "per_seed": [{"seed": 0, "value": 0.5}]}
+    assert outcome({**one, "a": "student", "b": "student_blanked"}, True)[0] == "better"
+    assert outcome({**one, "a": "student", "b": "most_frequent"}, True)[0] == "better"
+    assert outcome({**one, "a": "student", "b": "teacher_blanked"}, True)[0] == "better"
+    assert outcome({**one, "a": "student", "b": "control"}, True)[0] == "tie"
+    assert outcome({**one, "a": "student", "b": "control_blanked"}, True)[0] == "tie"
+
+
+def test_floors_do_not_change_the_verdict():
+    scores = planted()
+    plain = verdict(scores, costs={}, steps={})
+    for name in ("student_blanked", "teacher_blanked", "most_frequent"):
+        score = {"mean": 0.95, "sd": None, "low": 0.9, "high": 1.0, "n": 256}
+        scores["arms"].append({"arm": name, "seeds": [None], "scores": {"exact_match": score}})
+        row = {"metric": "exact_match", "a": "student", "b": name, "n": 256, "per_seed": []}
+        scores["differences"].insert(0, {**row, "mean": -0.05, "low": -0.1, "high": -0.01})
+    assert verdict(scores, costs={}, steps={}) == plain
+
+
 def cost(latency: float = 100.0, memory: float = 400.0, **more: Any) -> dict[str, Any]:
     def one(name: str, value: float, unit: str, **fields: Any) -> dict[str, Any]:
         place = {"regime": "natural_length/batch_1", "name": name, "unit": unit, "n": 9}

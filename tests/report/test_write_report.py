@@ -348,3 +348,46 @@ def test_evenly_spaced_indices_are_distinct_and_cover_the_whole():
     assert found[0] == 0
     assert found[-1] >= 1990
     assert evenly_spaced(3, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "signals", "cells"),
+    [
+        (
+            "top_k",
+            {"bytes_per_token": 178.24, "tail_mass": {"1": 0.0031, "2": 0.0217}},
+            ["top k, cached", "178.2", "0.31 % at T = 1, 2.17 % at T = 2", "n/a", "110 ms"],
+        ),
+        (
+            "hidden",
+            {"bytes_per_token": 3598.0, "kl_nats": 5.4e-4},
+            ["hidden states, cached", "3,598", "none", "0.000540 nats", "110 ms"],
+        ),
+        ("live", {}, ["live teacher", "n/a", "none", "n/a", "110 ms"]),
+    ],
+)
+def test_the_signal_of_every_trained_model_shows_what_it_keeps_and_costs(
+    tmp_path, kind, signals, cells
+):
+    inputs = write_stages(tmp_path / "stages", samples=8, seeds=(0,))
+    labels = inputs.labels / "MANIFEST.json"
+    found = json.loads(labels.read_text())
+    found["summary"]["signals"] = signals
+    labels.write_text(json.dumps(found))
+    student = next(m for m in inputs.models if m.arm == "student").training / "MANIFEST.json"
+    found = json.loads(student.read_text())
+    found["summary"]["signal"] = kind
+    student.write_text(json.dumps(found))
+    write_report(tmp_path / "report", inputs)
+    text = (tmp_path / "report" / "README.md").read_text()
+    assert "| " + " | ".join(["student-seed0", *cells]) + " |" in text
+    assert "| control-seed0 | none | n/a | n/a | n/a | 110 ms |" in text
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count('id="table-signals"') == 1
+    assert "4.0 %" in text.split("waiting for data")[1].split("##")[0]
+
+
+def test_a_report_without_any_signal_has_no_table_of_signals(tmp_path):
+    inputs = write_stages(tmp_path / "stages", samples=8, seeds=(0,), arms=("teacher", "control"))
+    write_report(tmp_path / "report", inputs)
+    assert "table-signals" not in (tmp_path / "report" / "index.html").read_text()

@@ -84,12 +84,12 @@ def test_live_signal_is_the_teachers_logits_in_the_order_of_the_answers() -> Non
     table = {"a": torch.randn(2, 5), "b": torch.randn(3, 5)}
     teacher = torch.nn.Linear(5, 5)
 
-    def logits_of(ids: object, answers: object) -> torch.Tensor:
+    def signal_of(ids: object, answers: object) -> Dense:
         assert (ids, answers) == (["b", "a"], [[1, 2, 3], [4, 5]])
         assert not torch.is_grad_enabled()
-        return teacher(torch.cat([table["b"], table["a"]]))
+        return Dense(teacher(torch.cat([table["b"], table["a"]])))
 
-    signal = LiveSignal(logits_of).signal(["b", "a"], [[1, 2, 3], [4, 5]])
+    signal = LiveSignal(signal_of).signal(["b", "a"], [[1, 2, 3], [4, 5]])
     assert isinstance(signal, Dense)
     assert not signal.logits_NV.requires_grad
     torch.testing.assert_close(signal.logits_NV[3:], teacher(table["a"]))
@@ -98,7 +98,7 @@ def test_live_signal_is_the_teachers_logits_in_the_order_of_the_answers() -> Non
 def test_live_signal_computed_in_inference_mode_can_be_trained_on() -> None:
     with torch.inference_mode():
         logits = torch.randn(2, 5)
-    signal = LiveSignal(lambda ids, answers: logits).signal(["a"], [[1, 2]])
+    signal = LiveSignal(lambda ids, answers: Dense(logits)).signal(["a"], [[1, 2]])
     student = torch.randn(2, 5, requires_grad=True)
     divergence_rows(student, signal).sum().backward()
     assert student.grad is not None
@@ -106,7 +106,9 @@ def test_live_signal_computed_in_inference_mode_can_be_trained_on() -> None:
 
 def test_live_signal_with_one_row_less_than_the_answer_is_refused() -> None:
     with pytest.raises(TeacherError, match=r"a, b: .*4 rows for 5 answer tokens"):
-        LiveSignal(lambda ids, answers: torch.randn(4, 5)).signal(["a", "b"], [[1, 2, 3], [4, 5]])
+        LiveSignal(lambda ids, answers: Dense(torch.randn(4, 5))).signal(
+            ["a", "b"], [[1, 2, 3], [4, 5]]
+        )
 
 
 def test_tails_are_summed_from_their_own_columns_at_every_temperature() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,26 @@ import torch
 from torch import Tensor
 
 from limbeck.data.samples import read_samples
-from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError, UsageError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.losses.cross_tokenizer import CrossTokenizer
 from limbeck.losses.divergence import Divergence
+from limbeck.losses.fused import columns, memory
 from limbeck.models.adapt import prepare_for_training
 from limbeck.models.load import load_model
 from limbeck.models.vocabulary import shared_vocabulary
-from limbeck.recipe.sections import ModelSection, Training
+from limbeck.recipe.sections import Adapter, ModelSection, Training
 from limbeck.records import Dense
 from limbeck.signals.spans import Alignment, SpanSignals
 from limbeck.signals.top_k import from_logits
 from limbeck.training import loop as loop_module
 from limbeck.training import objective as objective_module
 from limbeck.training.batches import Example
+from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
 from limbeck.training.loop import _Loop, train
 
-TIMING = ("seconds", "tokens_per_second", "process_rss_gib")
+TIMING = ("seconds", "tokens_per_second", "data_wait_share", "process_rss_gib")
 LENGTHS = (3, 20, 7, 12)
 
 
@@ -52,10 +56,16 @@ class FakeSignals:
 
 @pytest.fixture
 def make_job(screens: Path, tiny_model: Path, tmp_path: Path) -> Callable[..., Job]:
-    def make(output: Path | str = "run", losses: Any = None, k: int | None = None, **options: Any):
+    def make(
+        output: Path | str = "run",
+        losses: Any = None,
+        k: int | None = None,
+        adapter: Adapter | None = None,
+        **options: Any,
+    ):
         torch.manual_seed(0)
         student = load_model(ModelSection(model=str(tiny_model)), device="cpu")
-        prepare_for_training(student, adapter=None)
+        prepare_for_training(student, adapter=adapter)
         rows = student.model.get_output_embeddings().weight.shape[0]
         vocabulary = shared_vocabulary(student.tokenizer, student.tokenizer, rows, rows)
         samples = read_samples(screens, "train")
@@ -172,6 +182,57 @@ def test_one_pass_gives_the_gradients_of_whole_logits(
     difference = torch.stack([(ours[n] - theirs[n]).norm() for n in theirs]).norm()
     # In bf16 each side rounds the gradient of the logits, after other sums.
     assert difference / norm < (1e-5 if precision == "fp32" else 0.03)
+
+
+def test_a_filter_of_the_heads_gradient_changes_that_gradient_alone(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "SPARSE", 1.0)  # an untrained student's gradient is in all columns
+    found: list[dict[str, Tensor]] = []
+    for tolerance in (None, 0.1):
+        job = make_job(k=5, samples_per_micro_batch=3, head_gradient_tolerance=tolerance)
+        loop = _Loop(job)
+        loop._gradients(0)
+        found.append({n: p.grad for n, p in loop.trainable.items() if p.grad is not None})
+        own = job.student.model.get_output_embeddings().weight
+        (name,) = (n for n, p in loop.trainable.items() if p is own)
+    exact, filtered = found
+    for other in exact.keys() - {name}:
+        assert torch.equal(exact[other], filtered[other])
+    apart = (exact[name] - filtered[name]).norm() / exact[name].norm()
+    assert 0 < apart < 0.3
+
+
+def test_a_filter_without_a_gradient_of_the_head_in_one_pass_is_refused(make_job: Any) -> None:
+    class Own(CrossEntropy):
+        fused = False
+
+    with pytest.raises(UsageError, match="Own has no fused form"):
+        _Loop(make_job(losses=[Own()], head_gradient_tolerance=0.003))
+    job = make_job(head_gradient_tolerance=0.003)
+    job.student.model.get_output_embeddings().weight.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"head_gradient_tolerance.*not trained"):
+        _Loop(job)
+
+
+def test_the_heads_gradient_lies_in_the_same_memory_step_after_step(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[Tensor]] = []
+    for smallest in (memory.SMALLEST_BYTES, 64):
+        monkeypatch.setattr(memory, "SMALLEST_BYTES", smallest)
+        loop = _Loop(make_job(samples_per_micro_batch=3))
+        sizes: list[int] = []
+        for step in range(6):
+            loop._update(step, *loop._gradients(step))
+            weight = loop.job.student.model.get_output_embeddings().weight
+            size = 1 << (weight.numel() * weight.element_size() - 1).bit_length()
+            sizes.append(len(loop.module._memory._free[size]))
+        found.append([p.detach().clone() for p in loop.trainable.values()])
+        # All are free after the update: the gradient, one that was added to it, a chunk's logits.
+        assert max(sizes) <= 3
+        assert (sizes[0] > 0) == (smallest == 64)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_says_whether_head_and_losses_run_in_one_pass(
@@ -325,12 +386,57 @@ def test_out_of_memory_with_one_sample_is_exit_6(
     assert raised.value.exit_code == 6
 
 
-def test_workers_prepare_the_same_batches(make_job: Any) -> None:
-    runs = [make_job(f"w{workers}", workers=workers, steps=3) for workers in (0, 2)]
+def test_any_number_of_workers_gives_the_same_run(make_job: Any) -> None:
+    options = {"adapter": Adapter(rank=2, dropout=0.3), "steps": 6, "checkpoint_every": 3}
+    runs = [make_job(f"w{workers}", workers=workers, **options) for workers in (0, 1, 2)]
     for job in runs:
         train(job)
-    assert same(weights_of(runs[0]), weights_of(runs[1]))
-    assert metrics_of(runs[0]) == metrics_of(runs[1])
+        assert multiprocessing.active_children() == [], "worker processes outlive the training"
+    for job in runs[1:]:
+        assert same(weights_of(runs[0]), weights_of(job))
+        assert metrics_of(runs[0]) == metrics_of(job)
+
+
+def test_a_run_with_workers_resumes_bit_identically(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"adapter": Adapter(rank=2, dropout=0.3), "workers": 1, "checkpoint_every": 2}
+    unbroken = make_job("unbroken", **options)
+    train(unbroken)
+    load = _Loop._load
+
+    def crash(self: _Loop, step: int, number: int, micro_batch: Any) -> Any:
+        if (step, number) == (3, 1):
+            raise KeyboardInterrupt
+        return load(self, step, number, micro_batch)
+
+    monkeypatch.setattr(_Loop, "_load", crash)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_job("broken", **options))
+    monkeypatch.undo()
+    resumed = make_job("broken", **options)
+    train(resumed)
+    assert same(weights_of(unbroken), weights_of(resumed))
+    assert metrics_of(unbroken) == metrics_of(resumed)
+
+
+def test_metrics_say_what_share_of_the_time_the_model_waited_for_data(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(self: Any, micro_batch: Any) -> Any:
+        time.sleep(0.5)
+        return together(self, micro_batch)
+
+    together = EncodedExamples.together
+    shares = []
+    for name in ("quick", "slow"):
+        job = make_job(name, steps=2, log_every=1)
+        train(job)
+        rows = [json.loads(r) for r in (job.output / "metrics.jsonl").read_text().splitlines()]
+        shares.append([row["data_wait_share"] for row in rows])
+        monkeypatch.setattr(EncodedExamples, "together", slow)
+    assert all(0 <= share <= 1 for share in shares[0] + shares[1])
+    assert min(shares[1]) > 0.5 > shares[0][1]
 
 
 def test_training_in_bf16_lowers_the_loss(make_job: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
@@ -52,11 +55,17 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 CROSSED = ("losses.1.kind=cross_tokenizer", "teacher.build.tokenizer=bpe")
+SPEAKING = (
+    *("losses.1.kind=verbalised", "losses.1.student_layers=1", "losses.1.teacher_layers=1"),
+    "losses.1.verbalisers.steps=2",
+)
 CACHED = ("student.freeze=[vision_tower,projector]", "training.cache_vision_features=true")
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), CROSSED, CACHED], ids=["one tokenizer", "two tokenizers", "cached vision"]
+    "overrides",
+    [(), CROSSED, CACHED, SPEAKING],
+    ids=["one tokenizer", "two tokenizers", "cached vision", "layers that speak"],
 )
 def test_two_ranks_end_where_one_ends(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     recipe = tmp_path / "ranks.yaml"
@@ -81,6 +90,47 @@ def test_two_ranks_end_where_one_ends(tmp_path: Path, overrides: tuple[str, ...]
     one, two = weights(tmp_path / "w1"), weights(tmp_path / "w2")
     close = [torch.isclose(one[n], two[n], atol=2e-6).float().mean().item() for n in one]
     assert min(close) > 0.98
+
+
+def test_two_ranks_end_where_one_ends_on_shared_pictures(tmp_path: Path) -> None:
+    write_questions(tmp_path)
+    recipe = tmp_path / "ranks.yaml"
+    data = f"data: {{source: jsonl, path: {tmp_path}/rows.jsonl}}"
+    recipe.write_text(re.sub("data: .*", data, RECIPE))
+    for ranks in (1, 2):
+        overrides = ("training.steps=1", "training.share_prefix=true")
+        overrides += ("training.samples_per_micro_batch=5", "training.samples_per_step=11")
+        done = subprocess.run(
+            command(recipe, tmp_path / f"w{ranks}", ranks, *overrides),
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "12 samples on 4 sets of pictures" in done.stderr
+    rows = [
+        yaml.safe_load(next((tmp_path / f"w{r}").glob("student/*/metrics.jsonl")).read_text())
+        for r in (1, 2)
+    ]
+    assert rows[1]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+    assert rows[1]["gradient_norm"] == pytest.approx(rows[0]["gradient_norm"], rel=1e-5)
+
+
+def write_questions(folder: Path) -> None:
+    """Three questions on each of four pictures."""
+    lines: list[str] = []
+    for n, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (84, 56), colour).save(folder / f"{colour}.png")
+        for question in ("Which colour?", "What is the colour of the wall?", "Is it dark?"):
+            parts = [{"type": "image"}, {"type": "text", "text": question}]
+            row = {
+                "messages": [{"role": "user", "content": parts}],
+                "images": [f"{colour}.png"],
+                "answers": [f"{colour} {n} " + "wall " * (len(question) % 5)],
+            }
+            lines.append(json.dumps(row))
+    (folder / "rows.jsonl").write_text("\n".join(lines))
 
 
 def test_a_signal_to_one_rank_stops_both_at_the_same_step(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from limbeck import pipeline
+from limbeck.data import tokens
 from limbeck.data.samples import read_samples
-from limbeck.errors import UsageError
+from limbeck.errors import DataError, UsageError
 from limbeck.losses.cross_entropy import CrossEntropy
 from limbeck.models import vision_features
 from limbeck.models.adapt import prepare_for_training
-from limbeck.models.family import family_named
+from limbeck.models.family import family_named, family_names
 from limbeck.models.load import load_model
 from limbeck.models.vocabulary import shared_vocabulary
 from limbeck.recipe.sections import Adapter, ModelSection, Training
 from limbeck.records import Sample
-from limbeck.training import vision_cache
+from limbeck.training import feature_coding, vision_cache
 from limbeck.training.batches import Example
 from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
@@ -54,7 +57,7 @@ def make_job(
     def make(
         family: str = "qwen2_vl",
         *,
-        cached: bool = True,
+        cached: bool | str = True,
         output: str = "run",
         adapter: Adapter | None = None,
         freeze: Sequence[Any] = FROZEN,
@@ -91,7 +94,7 @@ def make_job(
 def loss_and_gradients(job: Job) -> tuple[float, dict[str, Tensor]]:
     loop = _Loop(job)
     sums, _ = loop._gradients(0)
-    assert (loop.vision is not None) == job.training.cache_vision_features
+    assert (loop.vision is not None) == bool(job.training.cache_vision_features)
     return sums.item(), {n: p.grad for n, p in loop.trainable.items() if p.grad is not None}
 
 
@@ -99,10 +102,7 @@ def with_another_image(samples: Sequence[Sample]) -> list[Sample]:
     return [replace(samples[0], images=samples[1].images), *samples[1:]]
 
 
-@pytest.mark.parametrize(
-    "family",
-    ["qwen2_vl", "qwen2_5_vl", "llava", "llava_next", "llava_onevision", "idefics3", "smolvlm"],
-)
+@pytest.mark.parametrize("family", family_names())
 def test_losses_and_gradients_are_those_of_the_pixels(make_job: Any, family: str) -> None:
     options = {"adapter": Adapter(rank=2), "freeze": ()}
     plain, expected = loss_and_gradients(make_job(family, cached=False, **options))
@@ -115,7 +115,7 @@ def test_losses_and_gradients_are_those_of_the_pixels(make_job: Any, family: str
     assert apart <= 1e-6 * norm
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"workers": 1}])
+@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"workers": 2}])
 def test_it_goes_with_other_ways_to_train(make_job: Any, options: dict[str, Any]) -> None:
     plain, expected = loss_and_gradients(make_job(cached=False))
     cached, gradients = loss_and_gradients(make_job(**options))
@@ -167,8 +167,11 @@ def test_another_picture_changes_the_loss_also_from_the_cache(make_job: Any, scr
     assert abs(one - other) > 1e-6 * abs(one)
 
 
-def test_the_student_writes_from_cached_features_what_it_writes_from_pixels(make_job: Any) -> None:
-    job = make_job()
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+def test_the_student_writes_from_cached_features_what_it_writes_from_pixels(
+    make_job: Any, family: str
+) -> None:
+    job = make_job(family)
     cached = _Loop(job).encoded
     plain = EncodedExamples(job.examples, job.student.encoder, job.data)
     answers = [
@@ -182,7 +185,7 @@ def test_the_student_writes_from_cached_features_what_it_writes_from_pixels(make
 def test_a_run_that_goes_on_computes_only_what_is_not_whole(
     make_job: Any, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    monkeypatch.setattr(vision_cache, "SAMPLES_PER_BLOCK", 2)
+    monkeypatch.setattr(vision_cache, "GROUPS_PER_BLOCK", 2)
     expected, _ = loss_and_gradients(make_job())
     job = make_job()
     block = job.output / "vision_features" / "block-00001.safetensors"
@@ -192,9 +195,9 @@ def test_a_run_that_goes_on_computes_only_what_is_not_whole(
         block.with_suffix(".json").unlink()
     computed: list[int] = []
 
-    def counting(loaded: Any, item: Any) -> Tensor:
-        computed.append(item.visual_tokens)
-        return vision_features.features_of(loaded, item)
+    def counting(loaded: Any, items: Any) -> Any:
+        computed.extend(item.visual_tokens for item in items)
+        return vision_features.features_of(loaded, items)
 
     monkeypatch.setattr(vision_cache, "features_of", counting)
     loss, _ = loss_and_gradients(job)
@@ -228,18 +231,156 @@ def test_a_weight_of_neither_part_that_changes_the_features_is_named(
         _Loop(job)
 
 
-def test_a_family_with_features_of_several_layers_is_refused(make_job: Any) -> None:
-    with pytest.raises(UsageError, match="type qwen3_vl hand features of several layers"):
-        _Loop(make_job("qwen3_vl", adapter=Adapter(rank=2), freeze=()))
+def test_a_deep_stack_is_cached_whole_or_refused(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job("qwen3_vl")
+    item = _Loop(job).encoded[0]
+    depth = len(job.student.base.config.vision_config.deepstack_visual_indexes)
+    names = [n for n in item.features if n.startswith(vision_features.DEEP)]
+    assert len(names) == depth > 0
+    original = vision_features.features_of
+
+    def shallow(*given: Any) -> Any:
+        return [{n: rows * (n not in names) for n, rows in one.items()} for one in original(*given)]
+
+    monkeypatch.setattr(vision_features, "features_of", shallow)
+    with pytest.raises(UsageError, match=r"type qwen3_vl do not give .*hidden states differ"):
+        _Loop(make_job("qwen3_vl", output="other"))
 
 
 def test_features_that_are_not_enough_are_refused(
     make_job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = vision_features.features_of
-    monkeypatch.setattr(vision_features, "features_of", lambda *a: original(*a) * 1.1)
+
+    def louder(*given: Any) -> Any:
+        return [{n: rows * 1.1 for n, rows in one.items()} for one in original(*given)]
+
+    monkeypatch.setattr(vision_features, "features_of", louder)
     with pytest.raises(UsageError, match="hidden states differ"):
         _Loop(make_job())
+
+
+def test_a_model_that_cannot_take_what_the_tower_gives_is_refused_with_the_reason(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = vision_features.features_of
+
+    def fewer(*given: Any) -> Any:
+        return [{n: rows[1:] for n, rows in one.items()} for one in original(*given)]
+
+    monkeypatch.setattr(vision_features, "features_of", fewer)
+    with pytest.raises(UsageError, match=r"qwen2_vl do not run from .*set it to false"):
+        _Loop(make_job())
+
+
+def blocks_of(job: Job) -> list[Path]:
+    return sorted((job.output / "vision_features").glob("*.safetensors"))
+
+
+def test_features_are_kept_in_the_precision_in_which_they_are_computed(make_job: Any) -> None:
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        job = make_job(output=precision, precision=precision)
+        item = _Loop(job).encoded[0]
+        assert item.features[vision_features.FEATURES].dtype == dtype
+        (block,) = blocks_of(job)
+        assert load_file(block)["rows/0/vision_features"].dtype == dtype
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_int8_takes_a_byte_a_value_and_says_what_it_lost(
+    make_job: Any, family: str, precision: str
+) -> None:
+    exact = make_job(family, output="exact", precision=precision)
+    coded = make_job(family, output="int8", cached="int8", precision=precision)
+    loops = [_Loop(exact), _Loop(coded)]
+    lost = total = 0.0
+    for index in range(len(exact.examples)):
+        ours, theirs = (loop.encoded[index].features for loop in loops)
+        assert ours.keys() == theirs.keys()
+        for name in (n for n in ours if n.startswith(vision_features.FEATURES)):
+            assert ours[name].dtype == theirs[name].dtype
+            lost += float((ours[name].double() - theirs[name].double()).square().sum())
+            total += float(ours[name].double().square().sum())
+    facts = loops[1].vision.facts
+    assert 0 < facts["relative_error"] == pytest.approx((lost / total) ** 0.5, rel=1e-6)
+    assert facts["relative_error"] < 0.02
+    assert facts["relative_error"] <= facts["relative_error_worst"] < 0.03
+    assert loops[0].vision.facts["relative_error"] == 0
+    rows = {n: t for n, t in load_file(blocks_of(coded)[0]).items() if n.startswith("rows/")}
+    assert {t.dtype for t in rows.values()} == {torch.int8}
+    sums = [loop._gradients(0)[0].item() for loop in loops]
+    assert sums[1] == pytest.approx(sums[0], rel=0.01)
+    assert sums[1] != sums[0]
+
+
+def test_int8_refuses_features_that_it_does_not_hold(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_coding, "LARGEST", 3)
+    with pytest.raises(UsageError, match=r"int8 changes .* by \d+\.\d%; set it to exact"):
+        _Loop(make_job(cached="int8"))
+
+
+def test_samples_with_the_same_pictures_share_their_features(
+    make_job: Any, screens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = read_samples(screens, "train")[:6]
+    asked = ({"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Title?"}]},)
+    samples = [*samples[:3], *(replace(s, id=f"{s.id}/2", messages=asked) for s in samples[:3])]
+    computed: list[int] = []
+
+    def counting(loaded: Any, items: Any) -> Any:
+        computed.append(len(items))
+        return vision_features.features_of(loaded, items)
+
+    monkeypatch.setattr(vision_cache, "features_of", counting)
+    job = make_job(samples=samples)
+    loop = _Loop(job)
+    assert computed == [3]
+    assert loop.vision.facts["samples"] == 6
+    assert loop.vision.facts["sets_of_pictures"] == 3
+    cached = loop._gradients(0)[0].item()
+    plain, _ = loss_and_gradients(make_job(output="plain", cached=False, samples=samples))
+    assert cached == pytest.approx(plain, rel=1e-6)
+
+
+def test_worker_processes_prepare_the_pictures_and_the_cache_is_the_same(
+    make_job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make_job(output="here")
+    _Loop(here)
+    ahead = make_job(output="ahead", workers=2)
+    own = os.getpid()
+    open_image = tokens.open_image
+    opened: list[Any] = []
+
+    def noting(path: Path, **options: Any) -> Any:
+        if os.getpid() == own:
+            opened.append(path)
+        return open_image(path, **options)
+
+    monkeypatch.setattr(tokens, "open_image", noting)
+    _Loop(ahead)
+    assert len(opened) == 1, "but for the sample on which the family is checked"
+    assert [b.read_bytes() for b in blocks_of(here)] == [b.read_bytes() for b in blocks_of(ahead)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_breaks_is_named_wherever_it_is_opened(
+    make_job: Any, screens: Path, tmp_path: Path, workers: int
+) -> None:
+    job = make_job(workers=workers)
+    broken = job.examples[4].sample
+    job.data = tmp_path / "data"
+    shutil.copytree(screens, job.data)
+    (job.data / broken.images[0].path).write_bytes(b"no picture")
+    with pytest.raises(DataError) as raised:
+        _Loop(job)
+    assert str(raised.value).startswith(broken.id)
+    assert "Traceback" not in str(raised.value)
 
 
 def recipe_of(work: Path, **changes: Any) -> Any:

@@ -7,13 +7,15 @@ format stays under 1 GiB of memory (WebP and AVIF keep several canvases while th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import stat
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from limbeck.errors import DataError
 
@@ -24,6 +26,13 @@ MAX_PIXELS = 52_000_000
 MAX_PIXELS_OF = {"WEBP": 36_000_000, "AVIF": 36_000_000}
 MAX_SIDE_PIXELS = 30_000
 MAX_FILE_BYTES = 128 * 2**20
+MAX_ANIMATION_BYTES = 32 * 2**20
+MAX_ANIMATION_FRAMES = 20_000
+MAX_ANIMATION_PIXELS = 2_000_000_000
+"""Of all frames together: what it may take to reach the last one."""
+
+BLANK = (128, 128, 128)
+"""What a blanked picture is filled with."""
 
 SUFFIXES = {
     "AVIF": ".avif",
@@ -37,6 +46,9 @@ SUFFIXES = {
     "WEBP": ".webp",
 }
 """Formats that are opened. Others of Pillow's run outside programs or are no pictures."""
+
+FILE_SUFFIXES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
+"""What picture files are called."""
 
 _DISGUISES = (
     (b"<svg", "is an SVG drawing", "render it to PNG"),
@@ -52,11 +64,12 @@ _BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\x00", b"MM\x
 
 @dataclass(frozen=True)
 class Probe:
-    """What a fully decoded picture is: its file suffix and its upright size in pixels."""
+    """What a fully decoded picture is: its file suffix, its upright size in pixels, its pixels."""
 
     suffix: str
     width: int
     height: int
+    image: Image = field(repr=False, compare=False)
 
 
 def open_image(source: Path | bytes, *, where: str) -> Image:
@@ -78,7 +91,7 @@ def probe_image(data: bytes, *, where: str) -> Probe:
         DataError: as `open_image`.
     """
     image, suffix = _decode(data, where)
-    return Probe(suffix, image.width, image.height)
+    return Probe(suffix, image.width, image.height, image)
 
 
 def read_image(source: Path | bytes, *, where: str) -> bytes:
@@ -109,6 +122,63 @@ def read_image(source: Path | bytes, *, where: str) -> bytes:
     return data
 
 
+def animation_frames(
+    data: bytes, chosen: Callable[[int], Sequence[int]], *, where: str
+) -> list[tuple[int, float | None, bytes]]:
+    """Some frames of an animated GIF, WebP or PNG: number, seconds from its start, PNG.
+
+    Args:
+        data: the file's bytes; a still picture is an animation of one frame.
+        chosen: from how many frames there are to the numbers of those that are wanted, ascending.
+        where: named by errors.
+
+    Raises:
+        DataError: as `open_image`, or there is too much of it.
+    """
+    if len(data) > MAX_ANIMATION_BYTES:
+        limit = MAX_ANIMATION_BYTES // 2**20
+        raise DataError(f"animation has more than {limit} MiB", where=where)
+    found: list[tuple[int, float | None, bytes]] = []
+    with _refusing_what_breaks(data, where), _opened(data) as image:
+        if str(image.format) not in ("GIF", "WEBP", "PNG"):
+            raise DataError(f"{image.format} pictures have no frames", where=where)
+        _check_size(image.size, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS), where)
+        total = int(getattr(image, "n_frames", 1))
+        pixels = total * image.width * image.height
+        if total > MAX_ANIMATION_FRAMES or (total > 1 and pixels > MAX_ANIMATION_PIXELS):
+            raise DataError(
+                f"animation is too large ({total} frames of {image.width}×{image.height} pixels)",
+                where=where,
+            )
+        wanted = list(chosen(total))
+        seconds = 0.0
+        for number in range(wanted[-1] + 1):
+            image.seek(number)
+            image.load()
+            if number in wanted:
+                shown = round(seconds, 3) if total > 1 else None
+                found.append((number, shown, encoded(_to_rgb(image, where), "PNG")))
+            seconds += float(image.info.get("duration") or 0) / 1000
+    return found
+
+
+def encoded(image: Image, kind: Literal["PNG", "JPEG"]) -> bytes:
+    """A picture as a file's bytes, without loss or (JPEG) with hardly any."""
+    buffer = io.BytesIO()
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def check_size(width: int, height: int, *, where: str) -> None:
+    """Refuse pictures that are too large to decode.
+
+    Raises:
+        DataError: with the limits.
+    """
+    _check_size((width, height), MAX_PIXELS, where)
+
+
 def fit_pixels(image: Image, min_pixels: int | None, max_pixels: int | None) -> Image:
     """Scale a picture (bicubic) so that its area lies in [min_pixels, max_pixels].
 
@@ -134,20 +204,40 @@ def fit_pixels(image: Image, min_pixels: int | None, max_pixels: int | None) -> 
     return image.resize((width, height), pillow.Resampling.BICUBIC)
 
 
+def blank_image(image: Image) -> Image:
+    """Grey of the same size."""
+    from PIL import Image as pillow
+
+    return pillow.new("RGB", image.size, (128, 128, 128))
+
+
 def _decode(data: bytes, where: str) -> tuple[Image, str]:
+    with _refusing_what_breaks(data, where):
+        with _opened(data) as image:
+            suffix = SUFFIXES[str(image.format)]
+            _check_size(image.size, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS), where)
+            image.load()
+            upright = _upright(image)
+        return _to_rgb(upright, where), suffix
+
+
+def _opened(data: bytes) -> Image:
     from PIL import Image as pillow
 
     pillow.init()  # its rarer readers are loaded late
     formats = [name for name in SUFFIXES if name in pillow.OPEN]  # MPO comes through JPEG
+    return pillow.open(io.BytesIO(data), formats=formats)
+
+
+@contextlib.contextmanager
+def _refusing_what_breaks(data: bytes, where: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes a DataError that says what is wrong with the file."""
+    from PIL import Image as pillow
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; our own limits follow
-            with pillow.open(io.BytesIO(data), formats=formats) as image:
-                suffix = SUFFIXES[str(image.format)]
-                _check_size(image.size, MAX_PIXELS_OF.get(str(image.format), MAX_PIXELS), where)
-                image.load()
-                upright = _upright(image)
-            return _to_rgb(upright, where), suffix
+            yield
     except DataError:
         raise
     except pillow.DecompressionBombError as error:

@@ -43,6 +43,8 @@ def write_labels(folder: Path, labels: Sequence[Label]) -> None:
             ("finished", pa.bool_()),
             ("mean_log_probability", pa.float64()),
             ("teacher", pa.string()),
+            ("agreement", pa.float64()),
+            ("gold", pa.bool_()),
         ]
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer)

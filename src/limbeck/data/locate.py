@@ -21,7 +21,9 @@ MAX_DATA_URI_CHARACTERS = 48 * 2**20
 _URL = re.compile(r"^([a-z][a-z0-9+.-]*)://|^(file|data):", re.IGNORECASE)
 
 
-def locate_image(reference: Any, roots: Sequence[Path], *, where: str) -> Path | bytes:
+def locate_image(
+    reference: Any, roots: Sequence[Path], *, where: str, what: str = "image"
+) -> Path | bytes:
     """A path inside one of `roots`, or bytes.
 
     Args:
@@ -29,6 +31,7 @@ def locate_image(reference: Any, roots: Sequence[Path], *, where: str) -> Path |
             with `bytes` or `path` as Hugging Face data sets store pictures.
         roots: resolved folders that pictures may be in; none: pictures have to be embedded.
         where: the row, for the error message.
+        what: it is, for the error message.
 
     Raises:
         DataError: a URL, a path out of all roots (also through `..` or a symbolic link), a bad data
@@ -42,30 +45,31 @@ def locate_image(reference: Any, roots: Sequence[Path], *, where: str) -> Path |
         reference = str(reference)
     if not isinstance(reference, str) or not reference.strip():
         shown = "nothing" if reference is None else f"{type(reference).__name__}"
-        raise DataError(f"image is {shown}, not a path, data URI or bytes", where=where)
+        raise DataError(f"{what} is {shown}, not a path, data URI or bytes", where=where)
     if match := _URL.match(reference):
         if (match[1] or match[2]).lower() == "data":
             return _data_uri(reference, where)
         raise DataError(
-            f"image {_short(reference)} is a URL, and nothing is fetched",
+            f"{what} {_short(reference)} is a URL, and nothing is fetched",
             where=where,
             mend="download it into the data set's folder and give its path",
         )
-    return _inside(reference, roots, where)
+    return _inside(reference, roots, where, what)
 
 
-def _inside(reference: str, roots: Sequence[Path], where: str) -> Path:
+def _inside(reference: str, roots: Sequence[Path], where: str, what: str) -> Path:
     if not roots:
         raise DataError(
-            f"image {_short(reference)} is a path, but this source embeds its pictures", where=where
+            f"{what} {_short(reference)} is a path, but this source embeds its pictures",
+            where=where,
         )
     try:
         path = (roots[0] / reference).resolve()
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(f"image path {_short(reference)} is not usable", where=where) from error
+        raise DataError(f"{what} path {_short(reference)} is not usable", where=where) from error
     if not any(path.is_relative_to(root) for root in roots):
         raise DataError(
-            f"image {_short(reference)} is outside the data set's folder",
+            f"{what} {_short(reference)} is outside the data set's folder",
             where=where,
             mend="move it inside, or name its folder in data.image_root",
         )

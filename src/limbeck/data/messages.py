@@ -2,18 +2,21 @@
 
 Accepted, and mixed as found: `<image>` placeholders in plain strings; typed parts with the picture
 inside (`{"type": "image", "image": path}`, `{"type": "image_url", "image_url": {"url": ...}}`) or
-taken from the row's list of images (`{"type": "image"}`); ShareGPT's `from`/`value` turns.
+taken from the row's list of images (`{"type": "image"}`); ShareGPT's `from`/`value` turns. Videos
+are named in the same ways (`<video>`, `{"type": "video"}`), and each becomes pictures, its frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.records import Message, Part
 
 PLACEHOLDER = "<image>"
+VIDEO_PLACEHOLDER = "<video>"
 ROLES = {
     "system": "system",
     "user": "user",
@@ -25,20 +28,27 @@ ROLES = {
 
 
 def normalise(
-    messages: Any, images: Sequence[Any], references: Any, *, where: str
+    messages: Any,
+    images: Sequence[Any],
+    references: Any,
+    *,
+    where: str,
+    videos: Sequence[Any] = (),
+    frames_of: Callable[[Any], Sequence[Any]] | None = None,
 ) -> tuple[tuple[Message, ...], list[Any], tuple[str, ...]]:
     """The prompt, its image references in the order of their parts, and the gold answers.
 
     A final assistant turn is taken off the prompt and becomes the first answer, before the row's
     own. Placeholders and bare image parts take the row's images in order; one image without any
     placeholder goes to the front of the first user turn. A line break next to a placeholder goes
-    with it. Blank answers are dropped.
+    with it. Blank answers are dropped. Where a row may have videos, `frames_of` makes pictures of
+    one; without videos `<video>` is only text.
 
     Raises:
         DataError: unknown role or part, text that is no text, a count of placeholders that is not
             that of the images, a prompt that is empty or does not end with a user turn.
     """
-    turns = list(_turns(messages, where))
+    turns = list(_turns(messages, where, bool(videos)))
     answers = _texts(references, where)
     if turns and turns[-1]["role"] == "assistant":
         answer = "".join(part["text"] for part in turns.pop()["content"])
@@ -51,10 +61,11 @@ def normalise(
         raise DataError("a turn of the prompt is empty", where=where)
     if any(turn["role"] == "system" for turn in turns[1:]):
         raise DataError("a system turn stands after the first", where=where)
-    return tuple(turns), _fill(turns, list(images), where), tuple(answers)
+    found = _fill(turns, {"image": list(images), "video": list(videos)}, where)
+    return tuple(turns), _in_frames(turns, found, frames_of, where), tuple(answers)
 
 
-def _turns(messages: Any, where: str) -> Iterator[Message]:
+def _turns(messages: Any, where: str, videos: bool) -> Iterator[Message]:
     if not isinstance(messages, (list, tuple)) or not messages:
         raise DataError("messages is not a list with at least one turn", where=where)
     for turn in messages:
@@ -68,16 +79,19 @@ def _turns(messages: Any, where: str) -> Iterator[Message]:
                 f"role {_shown(name)} is not known", where=where, mend=f"roles: {known}"
             )
         content = turn.get("content") if turn.get("content") is not None else turn.get("value")
-        yield {"role": role, "content": list(_parts(content, role, where))}
+        yield {"role": role, "content": list(_parts(content, role, where, videos))}
 
 
-def _parts(content: Any, role: str, where: str) -> Iterator[Part]:
+def _parts(content: Any, role: str, where: str, videos: bool) -> Iterator[Part]:
     """Parts of one turn; an image part carries its own reference, if it has one, until `_fill`."""
     if isinstance(content, str):
-        pieces = [content] if role == "assistant" else content.split(PLACEHOLDER)
+        places = f"({PLACEHOLDER}|{VIDEO_PLACEHOLDER})" if videos else f"({PLACEHOLDER})"
+        pieces = [content] if role == "assistant" else re.split(places, content)
         for index, piece in enumerate(pieces):
+            if index % 2:
+                yield {"type": piece[1:-1]}
+                continue
             if index:
-                yield {"type": "image"}
                 piece = piece.removeprefix("\r").removeprefix("\n")
             if index < len(pieces) - 1:
                 piece = piece.removesuffix("\n").removesuffix("\r")
@@ -92,10 +106,11 @@ def _parts(content: Any, role: str, where: str) -> Iterator[Part]:
             text = _text(part if isinstance(part, str) else _own(part, "text"), where)
             if text.strip():
                 yield {"type": "text", "text": text}
-        elif kind in ("image", "image_url"):
+        elif kind in ("image", "image_url", "video"):
             if role == "assistant":
-                raise DataError("an image stands in an assistant turn", where=where)
-            yield {"type": "image", "reference": _reference(part)}
+                what = "a video" if kind == "video" else "an image"
+                raise DataError(f"{what} stands in an assistant turn", where=where)
+            yield {"type": kind[:5], "reference": _reference(part)}
         else:
             raise DataError(f"part of type {_shown(kind)} is not supported", where=where)
 
@@ -106,7 +121,7 @@ def _own(part: Any, key: str) -> Any:
 
 def _reference(part: dict[str, Any]) -> Any:
     """The picture inside an image part, or None for the next of the row's images."""
-    for key in ("image", "image_url", "url", "path", "base64"):
+    for key in ("image", "image_url", "video", "url", "path", "base64"):
         value = part.get(key)
         if isinstance(value, dict) and "url" in value:
             value = value["url"]
@@ -115,22 +130,60 @@ def _reference(part: dict[str, Any]) -> Any:
     return None
 
 
-def _fill(turns: list[Message], images: list[Any], where: str) -> list[Any]:
-    """Strip references off the image parts and return them in order, the row's images between."""
-    parts = [part for turn in turns for part in turn["content"] if part["type"] == "image"]
-    if not parts and len(images) == 1:
+def _fill(turns: list[Message], apart: dict[str, list[Any]], where: str) -> list[Any]:
+    """Strip references off the parts and return them in order, the row's own between them.
+
+    `apart` has the row's images and its videos.
+    """
+    parts = [part for turn in turns for part in turn["content"] if part["type"] in apart]
+    own = [(kind, reference) for kind, given in apart.items() for reference in given]
+    if not parts and len(own) == 1:
         first = next(turn for turn in turns if turn["role"] == "user")
-        first["content"].insert(0, {"type": "image"})
-        return images
+        first["content"].insert(0, {"type": own[0][0]})
+        return [own[0][1]]
     inside = [part.pop("reference", None) for part in parts]
-    places = sum(reference is None for reference in inside)
-    if places != len(images):
-        raise DataError(
-            f"the messages have {places} places for images but the row has {len(images)} images",
-            where=where,
+    for kind, given in apart.items():
+        places = sum(
+            reference is None and part["type"] == kind
+            for part, reference in zip(parts, inside, strict=True)
         )
-    apart = iter(images)
-    return [reference if reference is not None else next(apart) for reference in inside]
+        if places != len(given):
+            raise DataError(
+                f"the messages have {places} places for {kind}s but the row has {len(given)} "
+                f"{kind}s",
+                where=where,
+            )
+    rest = {kind: iter(given) for kind, given in apart.items()}
+    return [
+        reference if reference is not None else next(rest[part["type"]])
+        for part, reference in zip(parts, inside, strict=True)
+    ]
+
+
+def _in_frames(
+    turns: list[Message],
+    found: list[Any],
+    frames_of: Callable[[Any], Sequence[Any]] | None,
+    where: str,
+) -> list[Any]:
+    """Put image parts in place of each video part, one a frame; returns all pictures in order."""
+    pictures: list[Any] = []
+    references = iter(found)
+    for turn in turns:
+        parts: list[Part] = []
+        for part in turn["content"]:
+            if part["type"] == "text":
+                parts.append(part)
+                continue
+            given = [next(references)]
+            if part["type"] == "video":
+                if frames_of is None:
+                    raise DataError("a video cannot stand here", where=where)
+                given = list(frames_of(given[0]))
+            parts += [{"type": "image"} for _ in given]
+            pictures += given
+        turn["content"] = parts
+    return pictures
 
 
 def _texts(references: Any, where: str) -> list[str]:

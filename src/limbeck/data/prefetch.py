@@ -7,14 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.errors import LimbeckError
+from limbeck.data.workers import prepared
 
 if TYPE_CHECKING:
     from limbeck.data.tokens import Encoded, Encoder
     from limbeck.records import Sample
-
-BATCHES_AHEAD = 2
-"""For each worker: enough that the model never waits, few enough that pictures fit in memory."""
 
 
 def encoded_batches(
@@ -33,22 +30,7 @@ def encoded_batches(
         DataError: as `Encoder.encode`; also from a worker.
     """
     prepare = _Prepare(encoder, data, blank_images)
-    if workers == 0 or len(batches) < 2:
-        yield from map(prepare.batch, batches)
-        return
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[list[Encoded] | LimbeckError] = DataLoader(
-        [list(batch) for batch in batches],  # pyright: ignore[reportArgumentType]
-        batch_size=1,
-        num_workers=workers,
-        collate_fn=prepare,
-        prefetch_factor=BATCHES_AHEAD,
-    )
-    for found in loader:
-        if isinstance(found, LimbeckError):
-            raise found
-        yield found
+    return prepared(prepare.batch, batches, workers=workers if len(batches) > 1 else 0)
 
 
 @dataclass(frozen=True)
@@ -65,10 +47,3 @@ class _Prepare:
                     sample, self.data, None, blank_images=self.blank_images
                 )
         return [known[sample.id] for sample in samples]
-
-    def __call__(self, one: Sequence[Sequence[Sample]]) -> list[Encoded] | LimbeckError:
-        """In a worker: an error is handed over, since raising it there would lose its parts."""
-        try:
-            return self.batch(one[0])
-        except LimbeckError as error:
-            return error

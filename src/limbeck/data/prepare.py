@@ -18,17 +18,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limbeck.data.images import probe_image, read_image
+from limbeck.data.duplicates import Look, SamePictures, look_of, same_pictures
+from limbeck.data.images import open_image, probe_image, read_image
+from limbeck.data.leaks import Pictures, superfluous
 from limbeck.data.locate import locate_image
 from limbeck.data.messages import normalise
 from limbeck.data.samples import write_samples
 from limbeck.data.sources import Row, Source
 from limbeck.data.statistics import describe
+from limbeck.data.video import sample_frames
 from limbeck.errors import DataError
 from limbeck.records import ImageFile, Sample
 from limbeck.store import write_atomic, write_error, write_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGES = "images"
 QUARANTINE = "quarantine.jsonl"
@@ -74,11 +80,12 @@ class _Preparation:
     quarantine: list[dict[str, str]] = field(default_factory=lambda: [])
 
     def __post_init__(self) -> None:
-        self.roots = self.source.image_roots()
-        self.taken: Counter[str] = Counter()
+        self.roots: dict[int, list[Path]] = {}
+        self.taken: Counter[tuple[int, str]] = Counter()
         self.places: dict[str, str] = {}
         self.stored: dict[str, ImageFile] = {}
-        self.new_images: list[tuple[ImageFile, bytes]] = []
+        self.looks: dict[str, Look] = {}
+        self.new_images: list[tuple[ImageFile, bytes, Look | None]] = []
         try:
             (self.output / IMAGES).mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -86,34 +93,44 @@ class _Preparation:
 
     def take(self, row: Row) -> None:
         """Add a row to the samples or to the quarantine, unless its split is full."""
-        native = self.source.split_of(row.split) if self.source.splits == "native" else None
-        if native is not None and self._full(native):
+        rules = row.source or self.source
+        native = rules.split_of(row.split) if rules.splits == "native" else None
+        if native is not None and self._full(rules, native):
             return
         self.new_images.clear()
         try:
-            sample = self._sample(row, native)
+            sample = self._sample(row, rules, native)
         except DataError as error:
             reason = " ".join(error.what.split())[:MAX_REASON_CHARACTERS]
             row_id = row.id[:MAX_ID_CHARACTERS]
             self.quarantine.append({"id": row_id, "where": row.where, "reason": reason})
             return
-        if self._full(sample.split):
+        if self._full(rules, sample.split):
             return
-        for file, data in self.new_images:  # a failed write is not the row's fault: it ends the run
+        for file, data, look in self.new_images:  # a failed write ends the run: not the row's fault
             _store(self.output / file.path, data, file.sha256)
             self.stored[file.sha256] = file
+            if look is not None:
+                self.looks[file.sha256] = look
         self.samples.append(sample)
-        self.taken[sample.split] += 1
+        for source in {id(rules), id(self.source)}:
+            self.taken[source, sample.split] += 1
         self.places[sample.id] = row.where
 
     def finish(self) -> dict[str, Any]:
         """Write everything, after the share of broken rows was found bearable."""
-        lines = [json.dumps(entry) + "\n" for entry in self.quarantine]
-        write_atomic(self.output / QUARANTINE, "".join(lines))
+        self._write_quarantine()
         self._check_share()
+        same = same_pictures(self.looks, self._open_stored)
+        dropped = self._drop(same) if self.source.duplicates == "drop" else 0
         write_samples(self.output, self.samples)
         self._remove_strays()
-        statistics = describe(self.samples, self.quarantine, licence=self.source.licence)
+        statistics = describe(
+            self.samples,
+            self.quarantine,
+            licence=self.source.stated_licence(),
+            same=None if self.source.duplicates == "ignore" else same,
+        )
         write_json(self.output / STATISTICS, statistics)
         for warning in statistics["warnings"]:
             log.warning("%s", warning)
@@ -121,26 +138,64 @@ class _Preparation:
             "samples": statistics["splits"],
             "images": statistics["images"]["distinct"],
             "quarantined": len(self.quarantine),
+            "duplicates_dropped": dropped,
             "licence": statistics["licence"],
             "warnings": statistics["warnings"],
         }
 
-    def _full(self, split: str) -> bool:
-        return self.source.limit is not None and self.taken[split] >= self.source.limit
+    def _write_quarantine(self) -> None:
+        lines = [json.dumps(entry) + "\n" for entry in self.quarantine]
+        write_atomic(self.output / QUARANTINE, "".join(lines))
 
-    def _sample(self, row: Row, split: str | None) -> Sample:
+    def _drop(self, same: SamePictures) -> int:
+        """Put aside what `duplicates: drop` leaves out; these rows are not broken."""
+        found = superfluous(Pictures(self.samples, same))
+        for sample, reason in found:
+            where = self.places[sample.id]
+            short = reason[:MAX_REASON_CHARACTERS]
+            self.quarantine.append({"id": sample.id, "where": where, "reason": short})
+        left_out = {sample.id for sample, _ in found}
+        self.samples = [sample for sample in self.samples if sample.id not in left_out]
+        self._write_quarantine()
+        return len(found)
+
+    def _open_stored(self, digest: str) -> Image:
+        path = self.output / self.stored[digest].path
+        return open_image(path, where=str(path))
+
+    def _full(self, rules: Source, split: str) -> bool:
+        return any(
+            source.limit is not None and self.taken[id(source), split] >= source.limit
+            for source in (rules, self.source)
+        )
+
+    def _sample(self, row: Row, rules: Source, split: str | None) -> Sample:
         if row.error is not None:
             raise DataError(row.error)
         self._check_id(row)
         if split is not None and not NAME.fullmatch(split):
             raise DataError("split is not a short name of letters, digits and . _ -")
         metadata = plain(row.metadata)
+        times: list[list[float | None]] = []
+
+        def frames_of(video: Any) -> list[bytes]:
+            roots = self._roots(rules)
+            located = locate_image(video, roots, where=row.where, what="video")
+            frames = sample_frames(located, row.frames, roots=roots, where=row.where)
+            times.append([frame.seconds for frame in frames])
+            return [frame.data for frame in frames]
+
         messages, found, references = normalise(
-            row.messages, row.images, row.references, where=row.where
+            *(row.messages, row.images, row.references),
+            where=row.where,
+            videos=row.videos,
+            frames_of=frames_of,
         )
-        images = tuple(self._image(reference, row.where) for reference in found)
+        if times:
+            metadata["frame_seconds"] = times
+        images = tuple(self._image(reference, rules, row.where) for reference in found)
         if split is None:
-            split = _drawn_split(self.source, row.id, images, metadata)
+            split = _drawn_split(rules, row.id, images, metadata)
         return Sample(row.id, split, messages, images, references, metadata)
 
     def _check_id(self, row: Row) -> None:
@@ -150,22 +205,24 @@ class _Preparation:
         if row.id in self.places:
             raise DataError(f"id is already that of {self.places[row.id]}")
 
-    def _image(self, reference: Any, where: str) -> ImageFile:
+    def _roots(self, rules: Source) -> list[Path]:
+        if id(rules) not in self.roots:
+            self.roots[id(rules)] = rules.image_roots()
+        return self.roots[id(rules)]
+
+    def _image(self, reference: Any, rules: Source, where: str) -> ImageFile:
         """Verify a picture, once for each content; its bytes wait in `new_images`."""
-        data = read_image(locate_image(reference, self.roots, where=where), where=where)
+        data = read_image(locate_image(reference, self._roots(rules), where=where), where=where)
         digest = hashlib.sha256(data).hexdigest()
-        if digest in self.stored:
-            return self.stored[digest]
+        if (known := self.stored.get(digest)) is not None:
+            _check_sides(known.width, known.height, rules.max_aspect_ratio)
+            return known
         probe = probe_image(data, where=where)
-        long, short = max(probe.width, probe.height), min(probe.width, probe.height)
-        if long > short * self.source.max_aspect_ratio:
-            raise DataError(
-                f"image is {probe.width}×{probe.height} pixels, sides beyond "
-                f"1:{self.source.max_aspect_ratio:g}"
-            )
+        _check_sides(probe.width, probe.height, rules.max_aspect_ratio)
         path = f"{IMAGES}/{digest[:24]}{probe.suffix}"
         file = ImageFile(path, digest, probe.width, probe.height)
-        self.new_images.append((file, data))
+        look = None if self.source.duplicates == "ignore" else look_of(probe.image)
+        self.new_images.append((file, data, look))
         return file
 
     def _check_share(self) -> None:
@@ -206,6 +263,11 @@ def _drawn_split(
     point = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
     validation, test = source.shares
     return "test" if point < test else "validation" if point < test + validation else "train"
+
+
+def _check_sides(width: int, height: int, max_aspect_ratio: float) -> None:
+    if max(width, height) > min(width, height) * max_aspect_ratio:
+        raise DataError(f"image is {width}×{height} pixels, sides beyond 1:{max_aspect_ratio:g}")
 
 
 def _store(path: Path, data: bytes, digest: str) -> None:

@@ -61,29 +61,32 @@ def write_samples(folder: Path, samples: Sequence[Sample]) -> Path:
     return path
 
 
-def read_samples(folder: Path, split: str | None = None, limit: int | None = None) -> list[Sample]:
-    """The samples of a split (or all), in order, at most `limit`.
+def read_samples(
+    folder: Path, split: str | Sequence[str] | None = None, limit: int | None = None
+) -> list[Sample]:
+    """The samples of a split, of several, or all, in the order of the file, at most `limit`.
 
     Raises:
-        DataError: the file cannot be read, or the split has no samples.
+        DataError: the file cannot be read, or a named split has no samples.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / SAMPLES
+    wanted = None if split is None else {split} if isinstance(split, str) else set(split)
     try:
         rows = pq.ParquetFile(path).read().to_pylist()
-        samples = [_sample(row) for row in rows if split in (None, row["split"])]
+        samples = [_sample(row) for row in rows if wanted is None or row["split"] in wanted]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(
             f"samples cannot be read ({error})",
             where=str(path),
             mend=f"remove {folder} and run again",
         ) from error
-    if split is not None and not samples:
+    if missing := sorted((wanted or set()) - {sample.split for sample in samples}):
         present = sorted({row["split"] for row in rows})
         raise DataError(
-            f"no samples in split {split!r}",
+            f"no samples in split {', '.join(map(repr, missing))}",
             where=str(path),
             mend=f"splits with samples: {', '.join(present) or 'none'}; data.splits: hash makes "
             "train, validation and test",

@@ -7,26 +7,41 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from limbeck.data.duplicates import SamePictures
+from limbeck.data.leaks import Pictures, describe_duplicates, leak_warnings, leaks
 from limbeck.records import Sample
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BINS = 20
 SHOWN = 20
-"""Duplicates and reasons that are listed; all are counted."""
+"""Pictures and reasons that are listed; all are counted."""
 
 
 def describe(
-    samples: Sequence[Sample], quarantine: Sequence[dict[str, str]], *, licence: str | None
+    samples: Sequence[Sample],
+    quarantine: Sequence[dict[str, str]],
+    *,
+    licence: str | None,
+    same: SamePictures | None = None,
 ) -> dict[str, Any]:
-    """Statistics as JSON: the same samples give the same value."""
-    duplicates = _across_splits(samples)
+    """Statistics as JSON: the same samples give the same value.
+
+    Args:
+        samples: the data set.
+        quarantine: the rows that were put aside.
+        licence: of the whole.
+        same: the pictures that were found to be copies; None where nobody looked.
+    """
+    shared = _across_splits(samples)
+    pictures = None if same is None else Pictures(samples, same)
+    leaking = [] if pictures is None else leaks(pictures)
     files = {file.sha256: file for sample in samples for file in sample.images}
     words = [len(text.split()) for sample in samples for text in sample.references]
-    warnings: list[str] = []
-    if duplicates:
+    warnings = leak_warnings(leaking)
+    if same is not None and same.not_compared:
         warnings.append(
-            f"{len(duplicates)} images occur in more than one split, so held-out scores leak "
-            "(data.splits: hash keeps equal images together)"
+            f"{same.not_compared} pairs of pictures look alike and were not compared: more copies "
+            "may be among them"
         )
     if unanswered := sum(not sample.references for sample in samples):
         warnings.append(f"{unanswered} of {len(samples)} samples have no reference")
@@ -34,6 +49,7 @@ def describe(
         "samples": len(samples),
         "splits": dict(sorted(Counter(sample.split for sample in samples).items())),
         "categories": _by_split(samples, "category"),
+        "most_frequent_answer_share": _most_frequent_answer_share(samples),
         "licence": licence,
         "licences_of_rows": _counts(s.metadata.get("licence") for s in samples),
         "references_per_sample": _counts(len(sample.references) for sample in samples),
@@ -47,9 +63,12 @@ def describe(
             "area_pixels": distribution([file.width * file.height for file in files.values()]),
         },
         "images_in_several_splits": {
-            "count": len(duplicates),
-            "first": duplicates[:SHOWN],
+            "count": len(shared),
+            "first": shared[:SHOWN],
         },
+        "duplicate_images": None
+        if pictures is None or same is None
+        else {**describe_duplicates(pictures, same), "leaks": leaking},
         "quarantined": {
             "count": len(quarantine),
             "reasons": _most_common(entry["reason"] for entry in quarantine),
@@ -104,6 +123,25 @@ def _by_split(samples: Sequence[Sample], key: str) -> dict[str, dict[str, int]]:
         if (value := sample.metadata.get(key)) is not None:
             counts[sample.split][str(value)] += 1
     return {split: dict(sorted(counter.items())) for split, counter in sorted(counts.items())}
+
+
+def _most_frequent_answer_share(samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
+    """Split -> question type -> the share of questions that its most frequent answer is right on.
+
+    What guessing without looking reaches; only where samples have a question type.
+    """
+    counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for sample in samples:
+        kind = sample.metadata.get("question_type")
+        if isinstance(kind, str) and sample.references:
+            counts[sample.split][kind][sample.references[0]] += 1
+    return {
+        split: {
+            kind: round(max(counter.values()) / counter.total(), 4)
+            for kind, counter in sorted(kinds.items())
+        }
+        for split, kinds in sorted(counts.items())
+    }
 
 
 def _counts(values: Any) -> dict[str, int]:

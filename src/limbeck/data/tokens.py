@@ -7,12 +7,13 @@ looks at the padding token's id to decide what counts, so pad == end of turn doe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from limbeck.data.images import fit_pixels, open_image
+from limbeck.data.images import blank_image, fit_pixels, open_image
+from limbeck.data.processor import image_token_id, set_budget
 from limbeck.errors import DataError, UsageError
 from limbeck.records import IGNORED, Message, Sample
 from limbeck.store import canonical_json
@@ -80,9 +81,18 @@ class Batch:
         return int((self.targets_BL != IGNORED).sum())
 
     def to(self, device: Any) -> Batch:
-        """The same batch on a device."""
-        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(moved, self.targets_BL.to(device))
+        """The same batch on a device; where the memory is pinned, without waiting for the copy."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=tensor.is_pinned())
+
+        inputs = {name: moved(tensor) for name, tensor in self.inputs.items()}
+        return Batch(inputs, moved(self.targets_BL))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself."""
+        inputs = {name: tensor.pin_memory() for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.targets_BL.pin_memory())
 
 
 class Encoder:
@@ -116,11 +126,11 @@ class Encoder:
             )
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.context_tokens: int | None = context_tokens or positions
-        self.image_token_id = _image_token_id(config, processor)
+        self.image_token_id = image_token_id(config, processor)
         self.min_pixels, self.max_pixels = min_pixels, max_pixels
-        self._resizes_itself = _set_budget(processor.image_processor, min_pixels, max_pixels)
+        self.resizes_itself = set_budget(processor.image_processor, min_pixels, max_pixels)
         self._prompts: dict[str, str] = {}
-        self._answer_prefix, self.end_ids = self._turn_frame()
+        self._answer_prefix, self.end_ids = turn_frame(self.tokenizer, self._apply)
 
     @property
     def pad_id(self) -> int:
@@ -139,7 +149,7 @@ class Encoder:
             if len(self._prompts) >= _KEPT_PROMPTS:
                 self._prompts.clear()
             try:
-                self._prompts[key] = self._apply(list(messages), prompt=True)
+                self._prompts[key] = self._apply(list(messages), True)
             except _template_errors() as error:
                 raise DataError(
                     f"the model's chat template refuses the messages ({error})", where=where
@@ -153,9 +163,7 @@ class Encoder:
 
     def answer_tokens(self, answer: str) -> list[int]:
         """Ids of an answer with its end of turn; markers in the text are only text."""
-        text = self._answer_prefix + answer
-        options = {"add_special_tokens": False, "split_special_tokens": True}
-        return [*self.tokenizer(text, **options)["input_ids"], *self.end_ids]
+        return answer_tokens(self.tokenizer, self._answer_prefix, answer, self.end_ids)
 
     def answer_text(self, token_ids: Sequence[int]) -> str:
         """The text of generated ids, without special tokens; undoes `answer_tokens`."""
@@ -184,9 +192,7 @@ class Encoder:
         """
         import torch
 
-        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
-        if blank_images:
-            images = [_blank(image) for image in images]
+        images = self.pictures(sample, data_folder, blank_images=blank_images)
         outputs = dict(self._process(self.render(sample.messages, where=sample.id), images, sample))
         prompt_1L, mask_1L = outputs.pop("input_ids"), outputs.pop("attention_mask")
         assert bool(mask_1L.all()), "a single prompt has no padding"
@@ -208,19 +214,34 @@ class Encoder:
         self.check_context(encoded, sample)
         return encoded
 
+    def pictures(
+        self, sample: Sample, data_folder: Path, *, blank_images: bool = False
+    ) -> list[Image]:
+        """A sample's pictures as the processor is to get them: upright, RGB, in the budget."""
+        images = [self._picture(sample, data_folder, n) for n in range(len(sample.images))]
+        return [blank_image(image) for image in images] if blank_images else images
+
+    def prompt_tokens(self, sample: Sample) -> list[int]:
+        """Ids of the prompt's text, with one placeholder for each picture."""
+        text = self.render(sample.messages, where=sample.id)
+        return self.tokenizer(text, add_special_tokens=self._adds_special_tokens(text))["input_ids"]
+
+    def _adds_special_tokens(self, text: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return not (bos and text.startswith(bos))
+
     def _picture(self, sample: Sample, data_folder: Path, number: int) -> Image:
         image = open_image(data_folder / sample.images[number].path, where=sample.id)
-        if self._resizes_itself:
+        if self.resizes_itself:
             return image
         return fit_pixels(image, self.min_pixels, self.max_pixels)
 
     def _process(self, text: str, images: list[Image], sample: Sample) -> Any:
-        bos = self.tokenizer.bos_token
         try:
             return self.processor(
                 text=[text],
                 images=[images] if images else None,
-                add_special_tokens=not (bos and text.startswith(bos)),
+                add_special_tokens=self._adds_special_tokens(text),
                 return_tensors="pt",
             )
         except ValueError as error:  # what processors raise for placeholders and for odd shapes
@@ -243,46 +264,62 @@ class Encoder:
                 mend="lower max_pixels, or raise context_tokens if the model can take more",
             )
 
-    def _apply(self, messages: list[Message], *, prompt: bool) -> str:
+    def _apply(self, messages: list[Message], prompt: bool) -> str:
         return self.processor.apply_chat_template(
             messages, chat_template=self._template, add_generation_prompt=prompt, tokenize=False
         )
 
-    def _turn_frame(self) -> tuple[str, list[int]]:
-        """White space before an answer, and what ends it, as the template has them.
 
-        A space is left out where the tokenizer itself puts one before every text. The end is the
-        first special token that the template writes after an answer, or the tokenizer's end of
-        sequence where it writes none.
-        """
-        question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
-        prefix, after = "", ""
-        for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
-            try:
-                prompt = self._apply([question], prompt=True)
-                turns = [question, {"role": "assistant", "content": content}]
-                whole = self._apply(turns, prompt=False)
-            except _template_errors():
-                continue
-            before, found, after = whole.partition(_ANSWER)
-            if found:
-                between = before.removeprefix(prompt) if before.startswith(prompt) else ""
-                by_itself = self._ids(before.removesuffix(between)) + self._ids(_ANSWER)
-                if between.isspace() and self._ids(before + _ANSWER) != by_itself:
-                    prefix = between
-                break
-        special = set(self.tokenizer.all_special_ids)
-        ids = self._ids(after) if after else []
-        end = next((token for token in ids if token in special), self.tokenizer.eos_token_id)
-        if end is None:
-            raise UsageError(
-                "neither the chat template nor the tokenizer says how an answer ends",
-                where=str(self.tokenizer.name_or_path),
-            )
-        return prefix, [end]
+def turn_frame(
+    tokenizer: Any, apply: Callable[[list[Message], bool], str]
+) -> tuple[str, list[int]]:
+    """White space before an answer, and what ends it, as the chat template has them.
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    A space is left out where the tokenizer itself puts one before every text. The end is the
+    first special token that the template writes after an answer, or the tokenizer's end of
+    sequence where it writes none.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        apply: renders messages with the template, with or without the beginning of an answer.
+
+    Raises:
+        UsageError: nothing says how an answer ends.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    question = {"role": "user", "content": [{"type": "text", "text": "?"}]}
+    prefix, after = "", ""
+    for content in ([{"type": "text", "text": _ANSWER}], _ANSWER):
+        try:
+            prompt = apply([question], True)
+            whole = apply([question, {"role": "assistant", "content": content}], False)
+        except _template_errors():
+            continue
+        before, found, after = whole.partition(_ANSWER)
+        if found:
+            between = before.removeprefix(prompt) if before.startswith(prompt) else ""
+            by_itself = ids_of(before.removesuffix(between)) + ids_of(_ANSWER)
+            if between.isspace() and ids_of(before + _ANSWER) != by_itself:
+                prefix = between
+            break
+    special = set(tokenizer.all_special_ids)
+    ids = ids_of(after) if after else []
+    end = next((token for token in ids if token in special), tokenizer.eos_token_id)
+    if end is None:
+        raise UsageError(
+            "neither the chat template nor the tokenizer says how an answer ends",
+            where=str(tokenizer.name_or_path),
+        )
+    return prefix, [end]
+
+
+def answer_tokens(tokenizer: Any, prefix: str, text: str, end_ids: Sequence[int]) -> list[int]:
+    """Ids of an answer with its end of turn; markers in the text are only text."""
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    return [*tokenizer(prefix + text, **options)["input_ids"], *end_ids]
 
 
 def expected_prompt_tokens(sample: Sample) -> int:
@@ -320,9 +357,13 @@ def collate(items: Sequence[Encoded], *, pad_id: int, side: str) -> Batch:
         for name, tensor_L in item.aligned.items():
             padded_BL = inputs.setdefault(name, torch.zeros(shape, dtype=tensor_L.dtype))
             padded_BL[b, row] = tensor_L
-    for name in dict.fromkeys(name for item in items for name in item.features):
-        inputs[name] = _join([i.features[name] for i in items if name in i.features])
-    return Batch(inputs, targets_BL)
+    return Batch({**inputs, **join_features(items)}, targets_BL)
+
+
+def join_features(items: Sequence[Encoded]) -> dict[str, Tensor]:
+    """The pixel tensors of several samples, as the families' processors make them for a batch."""
+    names = dict.fromkeys(name for item in items for name in item.features)
+    return {name: _join([i.features[name] for i in items if name in i.features]) for name in names}
 
 
 def _join(tensors: list[Tensor]) -> Tensor:
@@ -336,35 +377,6 @@ def _join(tensors: list[Tensor]) -> Tensor:
         amounts = [amount for size in reversed(missing) for amount in (0, size)]
         padded.append(pad(tensor, amounts) if any(amounts) else tensor)
     return torch.cat(padded)
-
-
-def _set_budget(image_processor: Any, least: int | None, most: int | None) -> bool:
-    """Whether the processor keeps a picture's shape within a budget of pixels; sets the budget."""
-    size = dict(image_processor.size or {})
-    in_pixels = {"shortest_edge", "longest_edge"} <= {k for k, v in size.items() if v}
-    if not (in_pixels and hasattr(image_processor, "merge_size")):
-        return False
-    most = most or max(size["longest_edge"], least or 0)
-    least = least or min(size["shortest_edge"], most)
-    image_processor.size = type(image_processor.size)(shortest_edge=least, longest_edge=most)
-    return True
-
-
-def _image_token_id(config: Any, processor: Any) -> int | None:
-    for owner, name in (
-        (config, "image_token_id"),
-        (config, "image_token_index"),
-        (processor, "image_token_id"),
-    ):
-        if (found := getattr(owner, name, None)) is not None:
-            return found
-    return None
-
-
-def _blank(image: Image) -> Image:
-    from PIL import Image as images
-
-    return images.new("RGB", image.size, (128, 128, 128))
 
 
 def _template_errors() -> tuple[type[Exception], ...]:

@@ -16,13 +16,16 @@ import numpy as np
 from limbeck.metrics import Array, Metric, MetricResult
 from limbeck.records import Sample
 
-GROUP_KEYS = ("category", "question_type", "app")
+GROUP_KEYS = ("category", "question_type", "environment", "app")
 """Metadata by which scores are shown apart."""
 
 Arms = dict[str, dict[int | None, str]]
 """Arm -> seed -> model id."""
 
 Bounds = Callable[[float, Array], tuple[float, float]]
+
+Resample = Callable[[Metric, Sequence[Array]], list[Array]]
+"""A metric's value on every resample, for each model's statistics (see `bootstrap_values`)."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,15 @@ def seed_pairs(
 
 
 def group_rows(
-    arms: Arms, scored: Sequence[Scored], samples: Sequence[Sample]
+    arms: Arms,
+    scored: Sequence[Scored],
+    samples: Sequence[Sample],
+    bounds: Bounds,
+    resample: Resample,
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Mean over seeds within groups of samples: metadata key -> group -> arm -> metric.
+
+    Each with its n and the interval of a bootstrap over the samples of the group.
 
     Document frequencies of CIDEr-D stay those of the whole set.
     """
@@ -129,14 +138,18 @@ def group_rows(
                 if not inside:
                     continue
                 by_arm = found.setdefault(key, {}).setdefault(group, {})
+                rows_nd = {name: r.statistics_nd[inside] for name, r in one.results.items()}
+                drawn = dict(
+                    zip(rows_nd, resample(one.metric, list(rows_nd.values())), strict=True)
+                )
                 for arm, models in arms.items():
                     values = [
-                        one.metric.aggregate(
-                            one.results[name].statistics_nd[inside].sum(axis=0), len(inside)
-                        )
+                        one.metric.aggregate(rows_nd[name].sum(axis=0), len(inside))
                         for name in models.values()
                     ]
-                    score = {"value": float(np.mean(values)), "n": len(inside)}
+                    mean = float(np.mean(values))
+                    low, high = bounds(mean, _mean([drawn[name] for name in models.values()]))
+                    score = {"value": mean, "low": low, "high": high, "n": len(inside)}
                     by_arm.setdefault(arm, {})[one.metric.key] = score
     return found
 

@@ -90,6 +90,7 @@ def score_models(
             raise UsageError(f"arm {model.arm!r} has two models of seed {model.seed}")
         arms[model.arm][model.seed] = model.id
     bounds = partial(interval, confidence=confidence)
+    resample = partial(bootstrap_values, resamples=bootstrap, seed=seed)
     lengths = {name: _lengths(own, samples) for name, own in answers.items()}
     differences = difference_rows(arms, scored, bounds)
     scores = {
@@ -109,7 +110,7 @@ def score_models(
         ],
         "arms": arm_rows(arms, scored, bounds),
         "differences": differences,
-        "groups": group_rows(arms, scored, samples),
+        "groups": group_rows(arms, scored, samples, bounds, resample),
         "warnings": reservations(scored, differences, lengths, arms, len(samples)),
     }
     return scores, sample_scores

@@ -10,7 +10,7 @@ from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
-    is_first_seed,
+    is_benchmarked,
     predictions_stage,
     report_stage,
 )
@@ -34,12 +34,10 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
-    wanted = recipe.benchmark.models
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
-        if (arm.name in wanted if wanted is not None else model.model is not None)
-        and is_first_seed(arm, graph.arms)
+        if model is not None and is_benchmarked(graph, arm, model)
     }
     report_stage(graph, models, labels, evaluation, benchmarks)
     return graph

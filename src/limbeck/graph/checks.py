@@ -25,13 +25,15 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
         UsageError: naming the loss and the setting that would help.
     """
     _check_capabilities(recipe, can)
-    for arm in (arm for arm in arms if arm.trained):
+    for arm in (arm.sighted for arm in arms if arm.sighted.trained):
         for index, loss in enumerate(cast(Sequence[Loss], arm.recipe.losses)):
             where = (
                 f"losses.{index}" if arm.name == "student" else f"arms.{arm.name}.losses.{index}"
             )
             if loss.target == "student":
                 _check_own_answers(recipe, loss, f"{where}.target")
+            if loss.reads_features:
+                _check_inner_states(arm.recipe, loss, where, can)
             if not loss.needs_signal:
                 continue
             if recipe.label.signal == "none":
@@ -54,10 +56,21 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
                     where=f"{where}.temperature",
                     mend=f"add {temperature} to label.temperatures, or set label.signal to hidden",
                 )
+            if temperature not in (None, 1.0) and "whole_distributions" not in can:
+                raise UsageError(
+                    f"temperature {temperature} needs every token's probability, and this teacher"
+                    " gives those of the likeliest",
+                    where=f"{where}.temperature",
+                    mend="set it to 1",
+                )
 
 
 def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     label = recipe.label
+    if label.needs_confidence and not can & {"score", "log_probabilities"}:
+        chosen = label.checks.min_mean_log_probability is None
+        field = "choose" if chosen else "checks.min_mean_log_probability"
+        raise _cannot("say how sure it is of an answer", field, "agreement" if chosen else "null")
     if label.signal == "hidden" and "hidden_states" not in can:
         raise _cannot("show its hidden states", "signal", "top_k or none")
     if label.signal == "live" and "score" not in can:
@@ -65,12 +78,47 @@ def _check_capabilities(recipe: Recipe, can: frozenset[Capability]) -> None:
     if label.signal != "top_k":
         return
     if not can & {"score", "log_probabilities"}:
-        raise _cannot("give log-probabilities", "signal", "none")
+        could = hasattr(recipe.teacher, "log_probabilities")
+        also = ", or teacher.log_probabilities to true if the server gives them" if could else ""
+        raise _cannot("give log-probabilities", "signal", f"none{also}")
     if label.answers == "gold" and "score" not in can:
         raise _cannot("score answers that it is given", "answers", "generated")
     if label.temperatures != (1.0,) and "whole_distributions" not in can:
         # The log-sums at other temperatures need every token's probability.
         raise _cannot("give what other temperatures than 1 need", "temperatures", "[1]")
+
+
+def _check_inner_states(recipe: Recipe, loss: Loss, where: str, can: frozenset[Capability]) -> None:
+    """A loss on inner states needs a teacher that shows them along the answers trained on."""
+    shared = recipe.training.share_prefix
+    if "inner_states" not in can:
+        raise UsageError(
+            "this teacher does not show its inner states",
+            where=where,
+            mend="use teacher.backend: transformers, or losses on its answers and distributions",
+        )
+    if loss.target == "gold" and recipe.label.answers != "gold":
+        raise UsageError(
+            "needs states along gold answers, and the teacher's own are labelled",
+            where=f"{where}.target",
+            mend="set label.answers to gold, or target to teacher",
+        )
+    for what, given in (("rounds that grow the data", recipe.grow), ("shared prefixes", shared)):
+        if given:
+            raise UsageError(
+                f"inner states cannot be compared with {what}",
+                where=where,
+                mend="use a loss on distributions there",
+            )
+    if not getattr(loss, "needs_eager_attention", False):
+        return
+    for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):
+        if getattr(section, "attention", None) != "eager":
+            raise UsageError(
+                "needs attention weights, which only the plain kernel keeps",
+                where=where,
+                mend=f"set {name}.attention to eager (more memory: tokens squared a head)",
+            )
 
 
 def _cannot(what: str, field: str, instead: str) -> UsageError:
@@ -169,7 +217,7 @@ def check_vision_cache(arms: Sequence[Arm]) -> None:
     Raises:
         UsageError: naming the parts.
     """
-    for arm in (arm for arm in arms if arm.trained):
+    for arm in (arm.sighted for arm in arms if arm.sighted.trained):
         adapter, freeze = arm.recipe.student.adapter, arm.recipe.student.freeze
         if not arm.recipe.training.cache_vision_features:
             continue
@@ -187,9 +235,56 @@ def check_vision_cache(arms: Sequence[Arm]) -> None:
             )
 
 
+def check_head_gradient(arms: Sequence[Arm]) -> None:
+    """Refuse a filter of the head's weight gradient where that is not computed or not alone.
+
+    What only the loaded model can tell, `limbeck.training.objective` refuses when it starts.
+
+    Raises:
+        UsageError: saying why.
+    """
+    for arm in (arm for arm in arms if arm.trained):
+        student = arm.recipe.student
+        if arm.recipe.training.head_gradient_tolerance is None:
+            continue
+        plain = [loss for loss in cast(Sequence[Loss], arm.recipe.losses) if not loss.fused]
+        if student.adapter is not None or "head" in student.freeze:
+            reason = "the head's own weights are not trained"
+        elif plain:
+            reason = f"{type(plain[0]).__name__} is computed from whole logits"
+        else:
+            continue
+        raise UsageError(
+            f"no gradient of the head's weights can be filtered: {reason}",
+            where="training.head_gradient_tolerance"
+            if arm.name == "student"
+            else f"arms.{arm.name}.training.head_gradient_tolerance",
+            mend="set it to null",
+        )
+
+
+def check_shared_prefixes(arms: Sequence[Arm]) -> None:
+    """Refuse shared beginnings in training with a kernel that cannot tell questions apart.
+
+    What else stands against it is known when the model is loaded.
+
+    Raises:
+        UsageError: naming the kernel.
+    """
+    for arm in (arm for arm in arms if arm.trained and arm.recipe.training.share_prefix):
+        if (kernel := arm.recipe.student.attention) not in ("auto", "sdpa", "eager"):
+            raise UsageError(
+                f"needs attention: sdpa or eager, not {kernel}",
+                where="training.share_prefix"
+                if arm.name == "student"
+                else f"arms.{arm.name}.training.share_prefix",
+                mend="change student.attention, or set it to false",
+            )
+
+
 def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
     """On-policy: only a live teacher can score what the student has just written."""
-    if not loss.needs_signal:
+    if not (loss.needs_signal or loss.reads_features):
         raise UsageError(
             "what the student writes itself is no truth to learn by heart",
             where=where,

@@ -9,6 +9,8 @@ from typing import Any, cast
 from limbeck.errors import LimbeckError
 from limbeck.graph.checks import (
     check_growth,
+    check_head_gradient,
+    check_shared_prefixes,
     check_shown_examples,
     check_signals,
     check_vision_cache,
@@ -40,6 +42,8 @@ class Graph:
         check_shown_examples(recipe, self.teacher)
         check_vision_cache(self.arms)
         check_growth(self.arms, self.teacher.capabilities())
+        check_head_gradient(self.arms)
+        check_shared_prefixes(self.arms)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
 

@@ -46,7 +46,7 @@ def label_stage(graph: Graph, teacher: TeacherOf) -> Stage:
         teacher,
         recipe.label,
         lambda data: first_samples(recipe, data),
-        title=recipe.label.split,
+        title=" + ".join(recipe.label.splits),
         command="label",
     )
 
@@ -107,7 +107,7 @@ def grown_folders(
 
 def first_samples(recipe: Recipe, data: Path) -> list[Sample]:
     """The samples of the first labels."""
-    return read_samples(data, recipe.label.split, recipe.label.limit)
+    return read_samples(data, recipe.label.splits, recipe.label.limit)
 
 
 def _label_stage(

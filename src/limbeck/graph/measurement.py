@@ -10,6 +10,7 @@ from limbeck.data.samples import read_samples
 from limbeck.graph.core import Graph
 from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import has_cost
 from limbeck.stages import Stage
 from limbeck.store import Store
 from limbeck.teachers.specialised import Prompting
@@ -17,9 +18,11 @@ from limbeck.teachers.specialised import Prompting
 Inputs = Mapping[str, Path]
 
 
-def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
+def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
     """Let one model answer the evaluation samples."""
     settings = graph.recipe.evaluate
+    if model is None:
+        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
@@ -32,16 +35,39 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
             settings=settings,
             device=graph.device,
             responses=graph.responses,
+            blank_pictures=arm.blanked,
         )
 
     identity = {
         "model": model.identity,
         "evaluate": settings.model_dump(
-            mode="json", include={"split", "limit", "max_new_tokens", "batch_size"}
+            mode="json", include={"split", "limit", "max_new_tokens", "batch_size", "share_prefix"}
         ),
     }
+    if arm.blanked:
+        identity["blank_pictures"] = True
     reads = {"data": graph.data, **model.reads("model")}
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
+
+
+def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
+    """The floor that no model is needed for."""
+    settings, splits = graph.recipe.evaluate, graph.recipe.label.splits
+
+    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
+        from limbeck.evaluate.most_frequent import most_frequent
+
+        return most_frequent(
+            output,
+            samples=read_samples(inputs["data"], settings.split, settings.limit),
+            known=read_samples(inputs["data"], splits),
+        )
+
+    identity = {
+        "answers_of": splits,
+        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
+    }
+    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
 
 
 def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
@@ -101,14 +127,14 @@ def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
 
 def report_stage(
     graph: Graph,
-    models: Sequence[tuple[Arm, TeacherOf]],
+    models: Sequence[tuple[Arm, TeacherOf | None]],
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m.model}
+    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m and m.model}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report
@@ -132,6 +158,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
         )
@@ -158,6 +185,13 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
     }
 
 
-def is_first_seed(arm: Arm, arms: Sequence[Arm]) -> bool:
-    """Seeds of one arm have equal cost, so only the first is benchmarked."""
-    return next(other for other in arms if other.name == arm.name) == arm
+def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
+    """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
+
+    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    """
+    wanted = graph.recipe.benchmark.models
+    first = next(other for other in graph.arms if other.name == arm.name)
+    if not has_cost(arm.name) or first != arm:
+        return False
+    return model.model is not None if wanted is None else arm.name in wanted

@@ -8,13 +8,18 @@ from typing import Any, cast
 
 from limbeck.data.sources import Source
 from limbeck.graph.core import Graph
+from limbeck.graph.features import features_stage
 from limbeck.graph.inherited import inherited_model
 from limbeck.graph.initial import initial_model, training_identity
 from limbeck.graph.labels import Labelled, first_samples, grown_folders, round_stage
 from limbeck.graph.teacher import STUDENT, TeacherOf, answering
+from limbeck.graph.verbalisers import of_student, of_teacher
 from limbeck.labelling.rounds import FIRST_ROUND
 from limbeck.losses import Loss
+from limbeck.losses.feature_loss import FeatureLoss
+from limbeck.losses.verbalised import Verbalised
 from limbeck.recipe import Arm
+from limbeck.recipe.recipe import MOST_FREQUENT
 from limbeck.stages import ModelOf, Stage
 
 Inputs = Mapping[str, Path]
@@ -36,17 +41,27 @@ def data_stage(graph: Graph) -> Stage:
     return Stage("data", source.model_dump()["source"], "data", identity, {}, make)
 
 
-def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf:
-    """What answers for an arm: the teacher, the student before training, or a trained student."""
+def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf | None:
+    """What answers for an arm: the teacher, the student before training, or a trained student.
+
+    A blanked arm has the model of the arm that it blanks; the most frequent answer has none.
+    """
+    arm = arm.sighted
     if arm.name == "teacher":
         return teacher
-    section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
-    if section.inherit is not None:
-        initial = inherited_model(graph, section, section.inherit, teacher.model)
-    else:
-        initial = initial_model(graph, section, arm.seed or 0, title, "train")
+    if arm.name == MOST_FREQUENT:
+        return None
+    initial = untrained(graph, arm, teacher)
     trained = student(graph, arm, initial, teacher, labels) if arm.trained else initial
     return answering(trained)
+
+
+def untrained(graph: Graph, arm: Arm, teacher: TeacherOf) -> ModelOf:
+    """An arm's student before training."""
+    section, title = arm.recipe.student, f"student before training, seed {arm.seed}"
+    if section.inherit is not None:
+        return inherited_model(graph, section, section.inherit, teacher.model)
+    return initial_model(graph, section, arm.seed or 0, title, "train")
 
 
 def student(graph: Graph, arm: Arm, initial: ModelOf, teacher: TeacherOf, labels: Stage) -> ModelOf:
@@ -74,9 +89,24 @@ def _trained(
     """One training, on the first labels and those of the rounds so far."""
     recipe, section = arm.recipe, arm.recipe.student
     losses = cast(Sequence[Loss], recipe.losses)
-    live = recipe.label.signal == "live" and any(loss.needs_signal for loss in losses)
+    live = recipe.label.signal == "live" and any(
+        loss.needs_signal or loss.reads_features for loss in losses
+    )
     rounds = list(rounds)
     title = f"{arm.id} round {FIRST_ROUND + len(rounds)}" if recipe.grow else arm.id
+    first_seed = untrained(graph, Arm(arm.name, graph.recipe.seeds[0], recipe), teacher)
+    features = {
+        f"features/{number}": features_stage(graph, loss, section, first_seed, labels, teacher)
+        for number, loss in enumerate(loss for loss in losses if isinstance(loss, FeatureLoss))
+        if not live
+    }
+    speaking = next((loss for loss in losses if isinstance(loss, Verbalised)), None)
+    verbalisers: dict[str, Stage] = {}
+    if speaking is not None:
+        verbalisers = {
+            "verbalisers/student": of_student(graph, arm, speaking, initial, labels),
+            "verbalisers/teacher": of_teacher(graph, speaking, teacher, labels),
+        }
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.training.stage import LabelFolder, train_student
@@ -96,6 +126,8 @@ def _trained(
             seed=arm.seed or 0,
             device=graph.device,
             title=title,
+            features=[inputs[name] for name in features],
+            verbalisers=[inputs[name] for name in verbalisers],
         )
         if recipe.grow is not None and recipe.grow.start_from == "previous":
             summary["steps_before"] = (recipe.training.steps or 0) * len(rounds)
@@ -113,7 +145,7 @@ def _trained(
     if rounds and recipe.grow is not None:
         identity["grow"] = recipe.grow.model_dump(mode="json", include={"keep", "ratio", "split"})
     reads = {"data": graph.data, "labels": labels, **initial.reads("initial")}
-    reads |= {one.name: one.stage for one in rounds}
+    reads |= {one.name: one.stage for one in rounds} | features | verbalisers
     if live:
         reads |= teacher.reads("teacher")
     stage = Stage("student", title, "train", identity, reads, make, collective=True)

@@ -1,6 +1,7 @@
 """The label stage: the teacher's answers, checked, and its distributions along them.
 
     share.py     several ranks on one job, and what earlier runs have done
+    answers.py   whose answer a sample gets, and which of several
     checks.py    what makes an answer unfit
     signals.py   its distributions, into the cache
     rounds.py    what a round labels and trains on where the data grows
@@ -12,33 +13,28 @@ again, so a run that was killed goes on and ends in the same files.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from limbeck.data.labels import TEACHER, TOKENIZER, write_labels
-from limbeck.errors import DataError, TeacherError
-from limbeck.labelling.checks import judge
+from limbeck.errors import DataError, StoppedError, TeacherError
+from limbeck.labelling.answers import answered, labels_of
 from limbeck.labelling.share import Share
-from limbeck.labelling.signals import (
-    require_agreement,
-    signal_writer,
-    with_confidence,
-    write_signals,
-)
+from limbeck.labelling.signals import require_agreement, signal_writer, write_signals
 from limbeck.progress import Meter, meter
 from limbeck.recipe.sections import Labelling
 from limbeck.records import Label, Sample
+from limbeck.stop import stop_on_signals
 from limbeck.store import write_json
 from limbeck.teachers import (
-    Answer,
-    Answered,
     Capability,
     Decoding,
     OpenTeacher,
-    Request,
     Teacher,
     batches_by_length,
+    share_prefixes,
 )
 
 if TYPE_CHECKING:
@@ -98,17 +94,21 @@ def label(
             if session.vocabulary_rows is not None:
                 session.save_tokenizer(output / TOKENIZER)
             write_json(output / TEACHER, _describe(session, samples))
+        why_apart = share_prefixes(session, samples) if settings.share_prefix else None
         writer = signal_writer(share.folder, key, settings, session)
         can = teacher.capabilities()
         decoding = _decoding(settings, can, confident=confident)
-        rated = confident and writer is None and {"score", "whole_distributions"} <= can
-        _label_share(share, session, writer, samples, settings, decoding, rated=rated)
+        # What signals are kept of is scored all the same.
+        confident = confident and writer is None and {"score", "whole_distributions"} <= can
+        _label_share(share, session, writer, samples, settings, decoding, confident=confident)
         if share.rank != 0:
             return {}
         signal_format = writer.coding.format if writer else None
         done = share.gather([sample.id for sample in samples], signal_format)
         ordered = [done[sample.id] for sample in samples]
         summary = summarise(ordered, settings)
+        if settings.share_prefix:
+            summary["shared_prefix"] = why_apart or "computed once"
         if usage := session.usage():
             summary["usage"] = usage
         if writer is not None:  # opened again, it also holds what the others wrote
@@ -150,6 +150,7 @@ def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
         "answer_tokens": tokens,
         "answers": settings.answers,
         "signal": settings.signal,
+        "gold": sum(row.gold for row in labels),
         **({"answered_by": dict(sorted(answered.items()))} if answered else {}),
     }
 
@@ -162,16 +163,13 @@ def _label_share(
     settings: Labelling,
     decoding: Decoding,
     *,
-    rated: bool,
+    confident: bool,
 ) -> None:
     """Label what this rank has to, and journal it."""
     done = share.done(writer.coding.format if writer else None)
-    batches = [
-        [Request(sample) for sample in batch]
-        for batch in batches_by_length(session, samples, settings.batch_size)
-    ]
-    own = share.of(batches)
-    todo = [batch for batch in own if any(request.sample.id not in done for request in batch)]
+    size, together = settings.batch_size, settings.share_prefix
+    own = share.of(list(batches_by_length(session, samples, size, together=together)))
+    todo = session.left_of(own, done)
     total, left = sum(map(len, own)), sum(map(len, todo))
     unsaved: list[Label] = []
     unfit = 0
@@ -183,38 +181,32 @@ def _label_share(
         share.note(unsaved)
         unsaved.clear()
 
-    with meter("labelling", total, done=total - left) as progress:
-        for requests, answers in _answered(session, todo, settings, decoding):
-            asked = [request.sample for request in requests]
-            labels = judge(asked, answers, settings.checks)
-            if writer is not None:
-                labels = write_signals(writer, session, asked, answers, labels, settings)
-            elif rated:
-                labels = with_confidence(session, asked, labels)
-            unsaved += labels
-            unfit += sum(not row.valid for row in labels)
-            _advance(progress, len(labels), unfit, session)
-            if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
-                save()
+    with (
+        stop_on_signals() as stop,
+        meter("labelling", total, done=total - left) as progress,
+        closing(answered(session, todo, settings, decoding, confident=confident)) as groups,
+    ):
+        try:
+            for kept in groups:
+                labels = labels_of(kept, settings.checks)
+                if writer is not None:
+                    asked, answers = [one.sample for one in kept], [one.answer for one in kept]
+                    labels = write_signals(writer, session, asked, answers, labels, settings)
+                unsaved += labels
+                unfit += sum(not row.valid for row in labels)
+                _advance(progress, len(labels), unfit, session)
+                if len(unsaved) >= BATCHES_BETWEEN_SAVES * settings.batch_size:
+                    save()
+                stop.raise_if_stopped()
+        except StoppedError:
+            save()
+            raise
         save()
-
-
-def _answered(
-    session: OpenTeacher,
-    batches: Sequence[Sequence[Request]],
-    settings: Labelling,
-    decoding: Decoding,
-) -> Iterator[Answered]:
-    """Every batch with its answers: the first references, or the teacher's own."""
-    if settings.answers == "gold":
-        for batch in batches:
-            yield batch, [Answer(request.sample.references[0], 0, True) for request in batch]
-        return
-    yield from session.stream(batches, decoding, workers=settings.workers)
 
 
 def _decoding(settings: Labelling, can: Collection[Capability], *, confident: bool) -> Decoding:
     """How the teacher is asked; distributions that come with the answers spare scoring them."""
+    confident = confident or settings.needs_confidence
     wanted = settings.top_k if settings.signal == "top_k" else int(confident)
     return Decoding(
         settings.max_new_tokens,

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from limbeck import journal
 from limbeck.data.labels import label_from
-from limbeck.records import Label
+from limbeck.records import Label, Sample
 from limbeck.signals.shard import held_samples, shard_name
-from limbeck.teachers import Request
 
 JOURNAL = "labels.jsonl"
 POLL_SECONDS = 0.5
@@ -43,7 +42,7 @@ class Share:
         """Where this rank writes."""
         return self.stage if self.rank == 0 else self.stage / f"rank-{self.rank}"
 
-    def of(self, batches: Sequence[Sequence[Request]]) -> list[Sequence[Request]]:
+    def of(self, batches: Sequence[list[Sample]]) -> list[list[Sample]]:
         """Every so many-th batch, so that all ranks have long and short ones."""
         return list(batches[self.rank :: self.ranks])
 

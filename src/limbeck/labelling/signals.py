@@ -71,24 +71,6 @@ def write_signals(
     return [noted.get(label.sample_id, label) for label in labels]
 
 
-def with_confidence(
-    session: OpenTeacher, samples: Sequence[Sample], labels: Sequence[Label]
-) -> list[Label]:
-    """The labels, the fit ones with their mean log-probability; nothing is kept besides."""
-    fit = [(s, row) for s, row in zip(samples, labels, strict=True) if row.valid]
-    if not fit:
-        return list(labels)
-    scored = session.score([sample for sample, _ in fit], [row.text for _, row in fit])
-    known = {
-        row.sample_id: found.mean_log_probability
-        for (_, row), found in zip(fit, scored, strict=True)
-    }
-    return [
-        replace(row, mean_log_probability=known.get(row.sample_id, row.mean_log_probability))
-        for row in labels
-    ]
-
-
 def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
     """See that greedy answers are the argmax of what was kept along them.
 
@@ -96,8 +78,10 @@ def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
         TeacherError: too many are not.
     """
     agreement = signals["agreement"]
-    # An answer that was cut is scored with an end token that the teacher did not choose.
-    greedy = settings.answers == "generated" and settings.temperature == 0
+    # An answer that was cut is scored with an end token that the teacher did not choose, and gold
+    # answers with none of its tokens.
+    own = settings.answers == "generated" and not settings.gold_share
+    greedy = own and settings.temperature == 0
     if greedy and settings.checks.must_finish and agreement < MIN_ARGMAX_AGREEMENT:
         raise TeacherError(
             f"only {agreement:.1%} of the greedy tokens are the argmax of the kept distribution",
@@ -109,18 +93,19 @@ def require_agreement(signals: dict[str, Any], settings: Labelling) -> None:
 def _kept(found: ScoredAnswer, settings: Labelling) -> Any:
     """What the recipe keeps of the distributions along one answer."""
     if settings.signal == "top_k":
+        from limbeck.signals.from_server import fewer
         from limbeck.signals.top_k import from_logits
 
         if isinstance(found.signal, Dense):
             return from_logits(found.logits_NV, settings.top_k, settings.temperatures)
         given = found.signal.ids_NK.shape[-1]
-        if given != settings.top_k:
+        if given < settings.top_k:
             raise TeacherError(
                 f"the teacher gives {given} log-probabilities a token, not {settings.top_k}",
                 where="label.top_k",
-                mend=f"set it to {given}, or let the server give more",
+                mend=f"set it to {given}, or let the teacher give more",
             )
-        return found.signal
+        return fewer(found.signal, settings.top_k, found.answer_ids)
     from limbeck.signals.hidden_coding import HiddenStates
 
     assert found.hidden_NH is not None, "a teacher that shows its head shows what it reads"
@@ -128,4 +113,9 @@ def _kept(found: ScoredAnswer, settings: Labelling) -> Any:
 
 
 def _mean_log_probability(found: ScoredAnswer, known: float | None) -> float | None:
-    return found.mean_log_probability if isinstance(found.signal, Dense) else known
+    from limbeck.signals.from_server import mean_of_kept
+
+    if isinstance(found.signal, Dense):
+        return found.mean_log_probability
+    mean = mean_of_kept(found.signal, found.answer_ids)
+    return known if mean is None else mean

@@ -32,6 +32,9 @@ class Loss(Component):
     crosses_tokenizers: ClassVar[bool] = False
     """Whether it also takes a teacher with another tokenizer (`records.Unaligned`)."""
 
+    reads_features: ClassVar[bool] = False
+    """Whether it compares inner states (`losses.feature_loss`) instead of distributions."""
+
     fused: ClassVar[bool] = False
     """Whether it has `add_gradient`. Where all losses do, head and losses run in one pass."""
 

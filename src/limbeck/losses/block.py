@@ -142,8 +142,12 @@ class Block:
         """Gradient `weight` at the label of every row."""
         self._of_labels += weight
 
-    def write_gradient(self) -> None:
-        """Overwrite the logits with the sum of what was added."""
+    def write_gradient(self, energy_V: Tensor | None = None) -> None:
+        """Overwrite the logits with the sum of what was added.
+
+        Args:
+            energy_V: where given, the square of every column of the gradient is added to it.
+        """
         import torch
 
         total_NV = self._of_columns
@@ -162,6 +166,8 @@ class Block:
             of_labels_N1 = torch.full_like(self.label_logits_N1, self._of_labels)
             total_NV.scatter_add_(-1, self._labels_N1, of_labels_N1)
         self.logits_NV.copy_(total_NV)
+        if energy_V is not None:
+            energy_V += total_NV.square_().sum(0)
 
 
 def softmax_and_log_sum(logits_NV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ A test holds the two together. The formulas of D are at the head of `limbeck.los
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -50,44 +51,67 @@ def value(log_p: Tensor, log_q: Tensor, direction: Direction, beta: float, skew:
 
 
 def value_and_slope(
-    p: Tensor, q: Tensor, log_ratio: Tensor, direction: Direction, beta: float, skew: float
+    p: Tensor,
+    q: Tensor,
+    log_ratio: Callable[[], Tensor],
+    direction: Direction,
+    beta: float,
+    skew: float,
 ) -> tuple[Tensor, Tensor]:
     """The divergence of every row [N], and its slope df / d(log q) at every token [N, V].
 
+    On a processor a pass of `log1p`, `expm1` or `where` costs as much as ten of any other kind
+    here, so there are none. Rounding of what is written instead is that of p and q themselves.
+
     Args:
-        p: the teacher's probabilities [N, V].
+        p: the teacher's probabilities [N, V]; a token may have rounded to 0.
         q: the student's.
-        log_ratio: log(p / q), from logits, since p and q may have rounded to 0; overwritten.
+        log_ratio: makes log(p / q) from logits, which know it where p or q is 0; overwritten.
         direction: which divergence.
         beta: see `limbeck.losses.functional.divergence`.
         skew: likewise.
     """
     if direction == "forward":
         slope = q - p
-        return log_ratio.mul_(p).sum(-1) + slope.sum(-1), slope
+        return log_ratio().mul_(p).sum(-1) + slope.sum(-1), slope
     if direction == "reverse":
-        slope = log_ratio.mul_(q).neg_()
+        slope = log_ratio().mul_(q).neg_()
         return slope.sum(-1) - (q - p).sum(-1), slope
     if direction == "total_variation":
-        tiny = _finfo(p).tiny
-        log_p = p.clamp(min=tiny).log_()
-        same = log_ratio.abs_() <= RESOLUTION * _finfo(p).eps * (1 + log_p.abs_())
-        difference = (q - p).masked_fill_(same, 0)
-        return 0.5 * difference.abs().sum(-1), difference.sign_().mul_(q).mul_(0.5)
+        return _total_variation_and_slope(p, q)
     share = {"jsd": 1 - beta, "skew_forward": 1 - skew, "skew_reverse": skew}[direction]
-    log_m_over_p, log_q_over_m = _around_mixture(log_ratio.neg_(), share)
     m = p.lerp(q, share)  # exactly p where q = p
-    if direction == "jsd":
-        of_p = (p * log_m_over_p).neg_() - p + m
-        of_q = q * log_q_over_m
-        values_N = beta * of_p.sum(-1) + (1 - beta) * (of_q - q + m).sum(-1)
-        return values_N, of_q.mul_(1 - beta)
+    if direction == "jsd":  # the terms -a + b of its two KL divergences cancel token by token
+        of_p = _ratio(p, m, 1 - share).log_().mul_(p)
+        of_q = _ratio(q, m, share).log_().mul_(q)
+        return beta * of_p.sum(-1) + (1 - beta) * of_q.sum(-1), of_q.mul_(1 - beta)
+    apart_N = q.sum(-1) - p.sum(-1)
     if direction == "skew_forward":
-        values_N = ((p * log_m_over_p).neg_() - p + m).sum(-1)
-        return values_N, (-log_m_over_p).exp_().neg_().add_(1).mul_(q).mul_(1 - skew)
-    of_q = q * log_q_over_m
-    values_N = (of_q - q + m).sum(-1)
-    return values_N, of_q.add_(log_q_over_m.exp_().neg_().add_(1).mul_(q), alpha=skew)
+        ratio = _ratio(p, m, 1 - share)
+        values_N = ratio.log().mul_(p).sum(-1) + share * apart_N
+        return values_N, ratio.neg_().add_(1).mul_(q).mul_(share)
+    ratio = _ratio(q, m, share)
+    of_q = ratio.log().mul_(q)
+    values_N = of_q.sum(-1) - (1 - share) * apart_N
+    return values_N, of_q.add_(ratio.neg_().add_(1).mul_(q), alpha=skew)
+
+
+def _ratio(of: Tensor, m: Tensor, share: float) -> Tensor:
+    """of / m inside (0, 1 / share], exactly 1 where they are equal, be they 0."""
+    tiny = _finfo(of).tiny
+    return (of + tiny).div_(m + tiny).clamp_(max=1 / share)
+
+
+def _total_variation_and_slope(p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    import torch
+
+    # |log(p / q)| <= rounding, as in `_total_variation`, times p.
+    log_p = (p + _finfo(p).tiny).log_()
+    rounding = torch.addcmul(p, p, log_p, value=-1).mul_(RESOLUTION * _finfo(p).eps)
+    difference = q - p
+    differs = torch.gt(difference.abs(), rounding, out=rounding)  # as 0 and 1: no mask of booleans
+    slope = difference.sign().mul_(differs).mul_(q).mul_(0.5)
+    return 0.5 * difference.mul_(differs).abs_().sum(-1), slope
 
 
 def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
@@ -119,17 +143,6 @@ def _log_one_plus(gap: Tensor, share: float) -> Tensor:
     above = gap + torch.log1p((1 - share) * torch.expm1(-gap.clamp(min=0)))
     below = torch.log1p(share * torch.expm1(gap.clamp(max=0)))
     return torch.where(gap > 0, above, below)
-
-
-def _around_mixture(gap: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """log(m / p) and log(q / m) for m = (1 - share) p + share q, from gap = log(q / p).
-
-    No difference of large numbers, one exponential instead of two, but no derivative at gap = 0.
-    """
-    larger_share = (gap > 0).to(gap.dtype).mul_(1 - 2 * share).add_(share)
-    # log of m / max(p, q).
-    log_rest = gap.abs().neg_().expm1_().mul_(larger_share).log1p_()
-    return gap.clamp(min=0).add_(log_rest), gap.clamp_(max=0).sub_(log_rest)
 
 
 def _finfo(tensor: Tensor) -> torch.finfo:

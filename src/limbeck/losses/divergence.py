@@ -16,6 +16,7 @@ Where the parameters reach their limits, another direction is meant:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -97,35 +98,43 @@ class Divergence(Loss):
         log_q = block.at(self.temperature).log_q
         log_p = teacher_buckets(teacher, self.temperature, log_q)
         q = log_q.exp()
-        values_N, slope = self._value_and_slope(log_p.exp(), q, log_p - log_q)
+        values_N, slope = self._value_and_slope(log_p.exp(), q, lambda: log_p - log_q)
         gradient = slope - q * slope.sum(-1, keepdim=True)
         block.add_buckets(self.temperature, gradient * factor)
         return values_N
 
     def _of_columns(self, block: Block, teacher_NV: Tensor, factor: float) -> Tensor:
         """Compares whole distributions."""
+        import torch
+
         same_vocabulary(teacher_NV, block.exact_NV)
         student = block.at(self.temperature)
         # -inf would make 0 * inf; what it stands for is put in below.
         exact_NV = teacher_NV.detach().to(block.exact_NV.dtype).clamp(min=FAR_BELOW)
         p_NV, log_sum_N1 = softmax_and_log_sum(exact_NV, self.temperature)
-        # Equal logits give exactly 0, whatever their size.
-        inverse = 1 / self.temperature
-        apart_N1 = exact_NV.amax(-1, keepdim=True) - block.largest_N1
-        log_ratio_NV = exact_NV - block.exact_NV
-        if self.temperature != 1:
-            log_ratio_NV *= inverse
-        log_ratio_NV -= apart_N1 * inverse + (log_sum_N1 - student.log_sum_N1)
-        if self.direction != "forward":  # which multiplies it by p = 0
-            log_q_NV = (block.exact_NV - block.largest_N1) * inverse - student.log_sum_N1
-            ruled_out = exact_NV == FAR_BELOW
-            log_ratio_NV = (RULED_OUT - log_q_NV).where(ruled_out, log_ratio_NV)
+
+        def log_ratio_NV() -> Tensor:
+            # Equal logits give exactly 0, whatever their size.
+            inverse = 1 / self.temperature
+            largest_N1 = exact_NV.amax(-1, keepdim=True)
+            if self.direction != "forward":  # which multiplies it by p = 0
+                ruled_out = torch.eq(exact_NV, FAR_BELOW, out=torch.empty_like(exact_NV))
+                stand_in_N1 = largest_N1 + (RULED_OUT + log_sum_N1) * self.temperature
+                exact_NV.lerp_(stand_in_N1.expand_as(exact_NV), ruled_out)
+            found_NV = exact_NV - block.exact_NV
+            if self.temperature != 1:
+                found_NV *= inverse
+            apart_N1 = largest_N1 - block.largest_N1
+            return found_NV.sub_(apart_N1 * inverse + (log_sum_N1 - student.log_sum_N1))
+
         values_N, slope_NV = self._value_and_slope(p_NV, student.share_NV, log_ratio_NV)
         block.add_distribution(self.temperature, slope_NV.sum(-1, keepdim=True) * -factor)
         block.add_columns(slope_NV.mul_(factor))
         return values_N
 
-    def _value_and_slope(self, p: Tensor, q: Tensor, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    def _value_and_slope(
+        self, p: Tensor, q: Tensor, log_ratio: Callable[[], Tensor]
+    ) -> tuple[Tensor, Tensor]:
         return value_and_slope(p, q, log_ratio, self.direction, self.beta, self.skew)
 
 

@@ -38,12 +38,14 @@ class Metric(Component):
 
     A concrete metric supplies `statistics`; a mean over samples has one column and needs no more.
     Any other overrides `aggregate` as well. `scale` says in reports what the number may be.
+    `reads_corpus` is set where the number of one sample depends on the others.
     """
 
     name: ClassVar[str]
     scale: ClassVar[str] = "0-1"
     higher_is_better: ClassVar[bool] = True
     needs_references: ClassVar[bool] = True
+    reads_corpus: ClassVar[bool] = False
 
     @property
     def key(self) -> str:

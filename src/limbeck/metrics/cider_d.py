@@ -37,6 +37,7 @@ class CiderD(Metric):
 
     name: ClassVar[str] = "CIDEr-D"
     scale: ClassVar[str] = "0-10"
+    reads_corpus: ClassVar[bool] = True
 
     kind: Literal["cider_d"] = "cider_d"
     order: int = Field(4, gt=0, description="longest n-gram, words")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,9 +24,10 @@ from limbeck.models.tokenizer import (
     chat_template,
 )
 from limbeck.recipe.sections import Build, PartName
+from limbeck.records import Grid
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PARTS: tuple[PartName, ...] = ("vision_tower", "projector", "language_model", "head")
 
@@ -65,6 +67,10 @@ class Family:
     end_of_turn: ClassVar[str] = END_OF_TURN
     template: ClassVar[str] = chat_template(f"{VISION_START}{IMAGE}{VISION_END}")
     """The chat template that a built model gets."""
+    causal: ClassVar[bool] = False
+    """Whether no token of the language model, visual ones included, sees what comes after it."""
+    deep_layers: ClassVar[int] = 0
+    """Of a built model: from how many vision layers features go to later language layers, too."""
 
     def parts(self, model: nn.Module) -> dict[PartName, tuple[str, ...]]:
         """Prefixes of each part that this model has; a part that was not found is absent."""
@@ -94,6 +100,21 @@ class Family:
             raise UsageError(f"the {part} has no parameters under {prefixes}", where=where)
         return names
 
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid] | None:
+        """Time, height and width of every picture (or tile) of a batch, in visual tokens.
+
+        Args:
+            configuration: the model's.
+            inputs: of the batch.
+            visual_tokens: that all pictures of the batch are together.
+
+        Returns:
+            In the order of the pictures; None where the tokens lie on no grid that is known.
+        """
+        return None
+
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """A transformers configuration with the sizes of `build`."""
         raise UsageError(
@@ -105,6 +126,15 @@ class Family:
     def processor(self, build: Build, tokenizer: Any) -> Any:
         """The family's processor, for pictures as the built model expects them."""
         raise UsageError(f"the family {build.family!r} has no processor to build")
+
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """Visual tokens that a built model makes of a picture; None where only it can tell.
+
+        `pixels` are the least and most that the recipe allows, where it says so.
+        """
+        return None
 
     def build(self, **sizes: Any) -> Build:
         """The smallest useful sizes of this family, for tests."""

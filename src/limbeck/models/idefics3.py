@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.family import Family
 from limbeck.models.llava import Llava
 from limbeck.models.tokenizer import END_OF_TEXT, UNKNOWN
 from limbeck.recipe.sections import Build
+from limbeck.records import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHUFFLE = 2
 PATCHES_PER_SIDE = 4
@@ -34,6 +39,7 @@ class Idefics3(Family):
         *(f"<row_{r}_col_{c}>" for r in _TILES for c in _TILES),
         UNKNOWN,
     )
+    causal = True
     end_of_turn = END_OF_UTTERANCE
     template = (
         "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}:"
@@ -64,6 +70,15 @@ class Idefics3(Family):
             scale_factor=SHUFFLE,
             tie_word_embeddings=True,
         )
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid] | None:
+        """Every tile is one square of as many tokens."""
+        vision = configuration.vision_config
+        side = vision.image_size // vision.patch_size // configuration.scale_factor
+        tiles, rest = divmod(visual_tokens, side**2)
+        return None if rest else [(1, side, side)] * tiles
 
     def processor(self, build: Build, tokenizer: Any) -> Any:
         """At most 2x2 tiles and the whole picture beside them."""

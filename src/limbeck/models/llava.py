@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.family import Family
 from limbeck.models.tokenizer import END_OF_TEXT, END_OF_TURN, UNKNOWN, chat_template
 from limbeck.recipe.sections import Build
+from limbeck.records import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_TOKEN = "<image>"
 
@@ -20,6 +25,7 @@ class Llava(Family):
         "projector": ("model.multi_modal_projector",),
         "language_model": ("model.language_model",),
     }
+    causal = True
     special_tokens = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, IMAGE_TOKEN, UNKNOWN)
     template = chat_template(IMAGE_TOKEN + "\n")
     patches_per_side: ClassVar[int] = 8
@@ -27,6 +33,12 @@ class Llava(Family):
     def side(self, build: Build) -> int:
         """Pixels per side of the square picture that the vision tower sees."""
         return build.patch_size * self.patches_per_side
+
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """Every picture becomes one square."""
+        return self.patches_per_side**2
 
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """The class token is dropped, and features are those of the last layer but one."""
@@ -39,6 +51,14 @@ class Llava(Family):
             image_seq_length=self.patches_per_side**2,
             tie_word_embeddings=True,
         )
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid] | None:
+        """Every picture is one square of as many patches."""
+        side = configuration.vision_config.image_size // configuration.vision_config.patch_size
+        pictures, rest = divmod(visual_tokens, side**2)
+        return None if rest else [(1, side, side)] * pictures
 
     def vision_configuration(self, build: Build, model_type: str) -> dict[str, Any]:
         """Sizes of the vision tower."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.llava import IMAGE_TOKEN, Llava
 from limbeck.recipe.sections import Build
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class LlavaNext(Llava):
@@ -22,6 +26,15 @@ class LlavaNext(Llava):
         """Height and width of the tilings that a picture may get."""
         side = self.side(build)
         return [[side, 2 * side], [2 * side, side], [2 * side, 2 * side]]
+
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """It depends on the tiling."""
+        return None
+
+    def grids(self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int) -> None:
+        """Tiles without their padding, with a token at the end of each row, lie on no grid."""
 
     def configuration(self, build: Build, tokenizer: Any) -> Any:
         """Model and processor know the same tilings."""

@@ -45,8 +45,23 @@ class LoadedModel:
         return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def hidden_states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """What the head reads, after the last normalisation: hidden_BLH."""
-        return self.base.base_model(**self.place(inputs), use_cache=False).last_hidden_state
+        """What the head reads, after the last normalisation: hidden_BLH.
+
+        `inputs` are padded on the right; what stands at padding has no meaning.
+        """
+        placed = self.place(inputs)
+        if self._needs_no_mask(placed.get("attention_mask")):
+            del placed["attention_mask"]
+        return self.base.base_model(**placed, use_cache=False).last_hidden_state
+
+    def _needs_no_mask(self, mask: Any) -> bool:
+        """Whether the mask says only what causality says: nobody looks at what comes later.
+
+        PyTorch's attention then skips the upper half, which it cannot with a mask. (Flash attention
+        does so by itself, and leaves the padding out because of the mask.)
+        """
+        kernel = self.base.config.get_text_config()._attn_implementation
+        return mask is not None and mask.ndim == 2 and self.family.causal and kernel == "sdpa"
 
     def head(self, hidden_NH: Tensor) -> Tensor:
         """Logits [N, R] over all rows of the head, padding rows included."""
@@ -78,6 +93,8 @@ class LoadedModel:
                 theirs = self.base(**self.place(batch.inputs), use_cache=False).logits.float()
         finally:
             self.model.train(training)
+        real_BL = batch.inputs["attention_mask"].bool()
+        own, theirs = own[real_BL], theirs[real_BL]
         tolerance = 1e-4 if self.base.dtype == torch.float32 else 0.05
         largest = max(1.0, theirs.abs().max().item())
         if (difference := (own - theirs).abs().max().item()) > tolerance * largest:
@@ -104,6 +121,7 @@ class LoadedModel:
         min_new_tokens: int | None = None,
         temperature: float = 0.0,
         seed: int = 0,
+        share_prefix: bool = False,
     ) -> list[Generated]:
         """Answers to the prompts of `items`; see `limbeck.models.generation.generate`."""
         return generate(
@@ -113,6 +131,7 @@ class LoadedModel:
             min_new_tokens=min_new_tokens,
             temperature=temperature,
             seed=seed,
+            share_prefix=share_prefix,
         )
 
     def save(self, folder: Path) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from limbeck.models.family import Family
+from limbeck.models.source import resized_tokens
 from limbeck.models.tokenizer import IMAGE, VIDEO, VISION_END, VISION_START
 from limbeck.recipe.sections import Build
+from limbeck.records import Grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MERGE = 2
 TEMPORAL_PATCH = 2
@@ -16,6 +22,7 @@ class Qwen2VL(Family):
     """Checkpoints of `model_type: qwen2_vl`."""
 
     model_type = "qwen2_vl"
+    causal = True
     prefix: ClassVar[str] = "Qwen2VL"
     """Of the names of its classes in transformers."""
     video_processor: ClassVar[str] = "Qwen2VLVideoProcessor"
@@ -35,6 +42,14 @@ class Qwen2VL(Family):
             tie_word_embeddings=True,
             **self.token_ids(tokenizer),
         )
+
+    def grids(
+        self, configuration: Any, inputs: Mapping[str, Tensor], visual_tokens: int
+    ) -> list[Grid]:
+        """What the processor says, after patches were merged."""
+        merge = configuration.vision_config.spatial_merge_size
+        grids = inputs["image_grid_thw"].tolist() if "image_grid_thw" in inputs else []
+        return [(t, h // merge, w // merge) for t, h, w in grids]
 
     def vision_configuration(self, build: Build) -> dict[str, Any]:
         """`embed_dim` is the tower's own width; `hidden_size` is the language model's."""
@@ -85,11 +100,22 @@ class Qwen2VL(Family):
         }
         return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
 
+    def picture_tokens(
+        self, build: Build, width: int, height: int, pixels: tuple[int | None, int | None]
+    ) -> int | None:
+        """As many as the resized picture has squares of 2 x 2 patches."""
+        side = build.patch_size * MERGE
+        most = pixels[1] or max(self.most_pixels(build), pixels[0] or 0)
+        return resized_tokens(width, height, side, pixels[0] or min(side**2, most), most)
+
+    def most_pixels(self, build: Build) -> int:
+        """Of a picture, unless the recipe says so: half of the context."""
+        return (build.patch_size * MERGE) ** 2 * max(1, build.context_tokens // 2)
+
     def processor(self, build: Build, tokenizer: Any) -> Any:
         """Pictures keep their size, rounded to whole tokens, up to half of the context."""
         import transformers
 
-        token_pixels = (build.patch_size * MERGE) ** 2
         options: dict[str, Any] = {
             "patch_size": build.patch_size,
             "merge_size": MERGE,
@@ -97,8 +123,8 @@ class Qwen2VL(Family):
             "image_mean": [build.image_mean] * 3,
             "image_std": [build.image_std] * 3,
             "size": {
-                "shortest_edge": token_pixels,
-                "longest_edge": token_pixels * max(1, build.context_tokens // 2),
+                "shortest_edge": (build.patch_size * MERGE) ** 2,
+                "longest_edge": self.most_pixels(build),
             },
         }
         video = getattr(transformers, self.video_processor)

@@ -16,6 +16,7 @@ class Qwen3VL(Qwen2VL):
     model_type = "qwen3_vl"
     prefix = "Qwen3VL"
     video_processor = "Qwen3VLVideoProcessor"
+    deep_layers = 1
     paths: ClassVar = {
         **Qwen2VL.paths,
         "projector": ("model.visual.merger", "model.visual.deepstack_merger_list"),
@@ -31,7 +32,7 @@ class Qwen3VL(Qwen2VL):
             "num_heads": build.vision_heads,
             "patch_size": build.patch_size,
             "num_position_embeddings": POSITIONS_PER_SIDE**2,
-            "deepstack_visual_indexes": [0],
+            "deepstack_visual_indexes": list(range(self.deep_layers)),
             "spatial_merge_size": MERGE,
             "temporal_patch_size": TEMPORAL_PATCH,
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from limbeck.data.tokens import Encoded, collate
+from limbeck.data.tokens import Encoded, Encoder, collate
 from limbeck.errors import UsageError
 from limbeck.records import IGNORED, Sample
 
@@ -22,10 +24,23 @@ SMALLEST_MOVE = 1e-6
 def check_image_sensitivity(
     loaded: LoadedModel, sample: Sample, data_folder: Path, answer: str
 ) -> float:
+    """As `check_moves`, of a model in this process."""
+    logits_of = partial(_answer_logits, loaded)
+    return check_moves(logits_of, loaded.encoder, sample, data_folder, answer)
+
+
+def check_moves(
+    logits_of: Callable[[Encoded], Tensor],
+    encoder: Encoder,
+    sample: Sample,
+    data_folder: Path,
+    answer: str,
+) -> float:
     """Blank the pictures of one sample and see that the logits of its answer move.
 
     Args:
-        loaded: teacher or student.
+        logits_of: the logits along an encoded sample's answer, of teacher or student.
+        encoder: makes its input.
         sample: one with pictures.
         data_folder: where its pictures are.
         answer: any text; its logits are compared.
@@ -37,12 +52,12 @@ def check_image_sensitivity(
         UsageError: no logit moved, so the pictures do not reach the model.
     """
     assert sample.images, "only a sample with pictures can show whether they are seen"
-    seen = loaded.encoder.encode(sample, data_folder, answer)
-    blank = loaded.encoder.encode(sample, data_folder, answer, blank_images=True)
+    seen = encoder.encode(sample, data_folder, answer)
+    blank = encoder.encode(sample, data_folder, answer, blank_images=True)
     if _same_pictures(seen, blank):  # the sample's own pictures are blank
         inverted = {k: 1 - v if v.is_floating_point() else v for k, v in blank.features.items()}
         blank = replace(blank, features=inverted)
-    logits_NR, blank_NR = (_answer_logits(loaded, item) for item in (seen, blank))
+    logits_NR, blank_NR = (logits_of(item) for item in (seen, blank))
     move = (logits_NR - blank_NR).abs().max().item()
     if move <= SMALLEST_MOVE * logits_NR.abs().max().item():
         raise UsageError(

@@ -18,6 +18,18 @@ ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 """What a folder of peft holds."""
 
 _DEFINING = {".json", ".txt", ".jinja", ".model", ".py", ".tiktoken"}
+_TOKENIZER_FILES = (
+    "tokenizer",
+    "special",
+    "added",
+    "vocab",
+    "merges",
+    "chat",
+    "spiece",
+    "sentence",
+)
+"""How the names of a tokenizer's files begin."""
+
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _NO_WEIGHTS = {"training_args.bin", "optimizer.pt", "scheduler.pt"}
 
@@ -125,6 +137,38 @@ def model_folder(name: str, revision: str | None = None) -> Path:
     return folder
 
 
+def tokenizer_folder(name: str, revision: str | None = None) -> Path:
+    """The folder on this machine that holds a tokenizer, with or without a model's weights.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _cached(name, revision, "tokenizer")
+    if not (folder / "tokenizer_config.json").is_file():
+        raise UsageError(
+            "holds no tokenizer, it has no tokenizer_config.json",
+            where=str(folder),
+            mend="give a folder in Hugging Face layout",
+        )
+    return folder
+
+
+def tokenizer_identity(name: str, revision: str | None = None) -> dict[str, Any]:
+    """What identifies a tokenizer, for fingerprints: the content of its files.
+
+    Raises:
+        UsageError: it is not here.
+    """
+    files = sorted(tokenizer_folder(name, revision).iterdir())
+    return {
+        path.name: file_sha256(path)
+        for path in files
+        if path.suffix in _DEFINING and path.name.startswith(_TOKENIZER_FILES)
+    }
+
+
 def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     """Tokens of a picture for processors that keep its shape (the Qwen families), else None."""
     assert section.model is not None
@@ -141,7 +185,11 @@ def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     least = section.min_pixels or options.get("min_pixels") or size.get("shortest_edge")
     if "merge_size" not in options or not (most and least):
         return None
-    side = options["patch_size"] * options["merge_size"]
+    return resized_tokens(width, height, options["patch_size"] * options["merge_size"], least, most)
+
+
+def resized_tokens(width: int, height: int, side: int, least: int, most: int) -> int:
+    """Tokens of `side` x `side` pixels after a picture was brought to `least` to `most` pixels."""
     columns, rows = max(1, round(width / side)), max(1, round(height / side))
     pixels = columns * rows * side**2
     if pixels > most or pixels < least:
@@ -152,18 +200,18 @@ def visual_tokens(section: ModelSection, width: int, height: int) -> int | None:
     return columns * rows
 
 
-def _cached(name: str, revision: str | None) -> Path:
+def _cached(name: str, revision: str | None, what: str = "model") -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     wanted = f"{name} --revision {revision}" if revision else name
     missing = UsageError(
-        f"model {name!r} is not on this machine",
+        f"{what} {name!r} is not on this machine",
         where=f"revision {revision}" if revision else None,
         mend=f"download it first (hf download {wanted}), or give a folder",
     )
     if name.startswith((".", "/", "~")):
-        raise UsageError("no such model folder", where=name)
+        raise UsageError(f"no such {what} folder", where=name)
     try:
         return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:

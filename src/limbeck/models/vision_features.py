@@ -8,6 +8,7 @@ model is replaced.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 FEATURES = "vision_features"
 """Name in `Encoded.features` of the rows [visual tokens, H] that stand for a sample's pictures."""
 
+DEEP = FEATURES + "_deep_"
+"""Begins the names of further rows [visual tokens, H] that some families (Qwen3-VL) add to what
+comes out of the language model's first layers, the first layer's first."""
+
 WHERE = "training.cache_vision_features"
 _DOOR = "mm_encoder_outputs"
 _PIXELS = "pixel_"
@@ -30,18 +35,21 @@ _SAME, _SAME_IN_HALF = 1e-4, 0.05
 """How far hidden states may be apart, relative to the largest: in float32, and in less."""
 
 
-def features_of(loaded: LoadedModel, item: Encoded) -> Tensor:
-    """What the language model gets for one sample's pictures [visual tokens, H].
+def features_of(loaded: LoadedModel, items: Sequence[Encoded]) -> list[dict[str, Tensor]]:
+    """What the language model gets for each sample's pictures, by name: rows [visual tokens, H].
 
-    Dropout is off, and no gradient is kept.
+    All samples go through the tower at once. Dropout is off, and no gradient is kept.
     """
-    return _pooled(loaded, item, gradient=False)
+    together = _encoded(loaded, items, gradient=False)
+    counts = [item.visual_tokens for item in items]
+    pieces = {name: rows.split(counts) for name, rows in together.items()}
+    return [{name: rows[i] for name, rows in pieces.items()} for i in range(len(items))]
 
 
-def without_pixels(item: Encoded, features_TH: Tensor) -> Encoded:
+def without_pixels(item: Encoded, features: Mapping[str, Tensor]) -> Encoded:
     """The same sample with its features where its pixels were; sizes of pictures stay."""
     small = {n: t for n, t in item.features.items() if not n.startswith(_PIXELS)}
-    return replace(item, features={**small, FEATURES: features_TH})
+    return replace(item, features={**small, **features})
 
 
 def by_the_door(inputs: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +58,10 @@ def by_the_door(inputs: dict[str, Any]) -> dict[str, Any]:
 
     if FEATURES not in inputs:
         return inputs
-    rest = {name: value for name, value in inputs.items() if name != FEATURES}
-    outputs = BaseModelOutputWithPooling(pooler_output=(inputs[FEATURES],))  # type: ignore[arg-type]
+    rest = {name: value for name, value in inputs.items() if not name.startswith(FEATURES)}
+    outputs: Any = BaseModelOutputWithPooling(pooler_output=(inputs[FEATURES],))  # type: ignore[arg-type]
+    if deep := sorted(name for name in inputs if name.startswith(DEEP)):
+        outputs.deepstack_features = [(inputs[name],) for name in deep]
     return {**rest, _DOOR: {"image": outputs}}
 
 
@@ -78,8 +88,15 @@ def check_cacheable(loaded: LoadedModel, item: Encoded) -> None:
             where=WHERE,
             mend="freeze vision_tower and projector, or adapt the language model only",
         )
-    cached = without_pixels(item, features_of(loaded, item))
-    own, theirs = (_hidden(loaded, one) for one in (cached, item))
+    cached = without_pixels(item, features_of(loaded, [item])[0])
+    theirs = _hidden(loaded, item)
+    try:
+        own = _hidden(loaded, cached)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise _refusal(
+            f"models of type {name} do not run from cached features ({first})"
+        ) from error
     in_full = theirs.dtype == torch.float32 and not torch.is_autocast_enabled(theirs.device.type)
     tolerance = _SAME if in_full else _SAME_IN_HALF
     if (difference := (own - theirs).abs().max()) > tolerance * theirs.abs().max().clamp(min=1.0):
@@ -89,12 +106,14 @@ def check_cacheable(loaded: LoadedModel, item: Encoded) -> None:
         )
 
 
-def _pooled(loaded: LoadedModel, item: Encoded, *, gradient: bool) -> Tensor:
+def _encoded(loaded: LoadedModel, items: Sequence[Encoded], *, gradient: bool) -> dict[str, Tensor]:
+    """The features of all samples, one sample's rows after the other's."""
     import torch
 
     encode = loaded.base.base_model.get_image_features
     names = _parameters(encode)
-    given = {name: tensor for name, tensor in item.features.items() if name in names}
+    batch = collate(items, pad_id=loaded.encoder.pad_id, side="right")
+    given = {name: tensor for name, tensor in batch.inputs.items() if name in names}
     training = loaded.model.training
     loaded.model.eval()
     try:
@@ -102,19 +121,23 @@ def _pooled(loaded: LoadedModel, item: Encoded, *, gradient: bool) -> Tensor:
             output = encode(**loaded.place(given), return_dict=True)
     finally:
         loaded.model.train(training)
-    if getattr(output, "deepstack_features", None) is not None:
-        raise _refusal(
-            f"models of type {loaded.base.config.model_type} hand features of several layers to"
-            " their language model"
-        )
-    rows = output.pooler_output
-    features_TH = torch.cat(list(rows)) if isinstance(rows, (list, tuple)) else rows
-    if features_TH.shape[:-1] != (item.visual_tokens,):
-        raise _refusal(
-            f"models of type {loaded.base.config.model_type} give features"
-            f" {list(features_TH.shape)} for {item.visual_tokens} visual tokens"
-        )
-    return features_TH
+    found = {FEATURES: _joined(output.pooler_output)}
+    for number, rows in enumerate(getattr(output, "deepstack_features", None) or ()):
+        found[f"{DEEP}{number:02d}"] = _joined(rows)
+    tokens = sum(item.visual_tokens for item in items)
+    for features_TH in found.values():
+        if features_TH.shape[:-1] != (tokens,):
+            raise _refusal(
+                f"models of type {loaded.base.config.model_type} give features"
+                f" {list(features_TH.shape)} for {tokens} visual tokens"
+            )
+    return found
+
+
+def _joined(rows: Any) -> Tensor:
+    import torch
+
+    return torch.cat(list(rows)) if isinstance(rows, (list, tuple)) else rows
 
 
 def _hidden(loaded: LoadedModel, item: Encoded) -> Tensor:
@@ -134,21 +157,20 @@ def _trained(loaded: LoadedModel, item: Encoded) -> list[str]:
     """What is trained and makes the features: parts, or weights that belong to neither part."""
     import torch
 
-    features_TH = _pooled(loaded, item, gradient=True)
+    found = _encoded(loaded, [item], gradient=True)
     trained = {n: p for n, p in loaded.base.named_parameters() if p.requires_grad}
-    if not (features_TH.requires_grad and trained):
+    total = torch.stack([rows.float().sum() for rows in found.values()]).sum()
+    if not (total.requires_grad and trained):
         return []
-    gradients = torch.autograd.grad(
-        features_TH.float().sum(), list(trained.values()), allow_unused=True
-    )
+    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True)
     makers = {n for n, g in zip(trained, gradients, strict=True) if g is not None}
-    found: list[str] = []
+    named: list[str] = []
     for part in ("vision_tower", "projector"):
         if part in loaded.family.parts(loaded.base):
             inside = makers.intersection(loaded.family.part_of(loaded.base, part))
-            found += [part] if inside else []
+            named += [part] if inside else []
             makers -= inside
-    return found + sorted(makers)[:3]
+    return named + sorted(makers)[:3]
 
 
 def _parameters(function: Any) -> set[str]:

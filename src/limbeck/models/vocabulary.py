@@ -92,6 +92,13 @@ class Vocabulary:
             raise UsageError(f"token id {token} is not in the shared vocabulary")
         return torch.where(scored, found, IGNORED)
 
+    def column_of(self, token_id: int) -> int | None:
+        """Where a token is among the shared columns; None where it is not shared."""
+        if self.columns is None:
+            found = token_id - self.first
+            return found if 0 <= found < self.size else None
+        return self._column_of.get(token_id)
+
     def describe(self) -> str:
         """One line to print before training."""
         return (
@@ -99,6 +106,10 @@ class Vocabulary:
             f"{self.student_rows:,}; {self.teacher_rows - self.size:,} and "
             f"{self.student_rows - self.size:,} padding rows dropped"
         )
+
+    @cached_property
+    def _column_of(self) -> dict[int, int]:
+        return {token: column for column, token in enumerate(self.columns or ())}
 
     @cached_property
     def _index(self) -> Tensor:

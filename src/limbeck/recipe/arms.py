@@ -2,18 +2,20 @@
 
 An arm is the recipe with some fields overridden. The control (plain cross-entropy, same steps) is
 an arm that every recipe has; a seed list multiplies the trained arms; the teacher and the baseline
-(the student before training) are arms without training. Later stages see only a list of arms.
+(the student before training) are arms without training, as are the floors: any arm answering with
+every picture blanked (`student_blanked`), and the most frequent answer. Later stages see only a
+list of arms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.errors import UsageError
 from limbeck.recipe.loading import recipe_from, set_field
-from limbeck.recipe.recipe import UNTRAINED, Recipe
+from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,18 @@ class Arm:
 
     @property
     def trained(self) -> bool:
-        """Whether this arm's model comes out of a training stage."""
-        return self.name not in UNTRAINED
+        """Whether this arm has a training stage of its own."""
+        return self.name not in UNTRAINED and not self.blanked
+
+    @property
+    def blanked(self) -> bool:
+        """Whether it answers with every picture blanked."""
+        return sighted(self.name) != self.name
+
+    @property
+    def sighted(self) -> Arm:
+        """The arm whose model a blanked arm is; any other is its own."""
+        return replace(self, name=sighted(self.name))
 
     @property
     def id(self) -> str:
@@ -53,15 +65,16 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
     }
     chosen: list[Arm] = []
     for name in names if names is not None else recipe.evaluate.models:
-        if name == "teacher":
+        base = sighted(name)
+        if base == "teacher" or name == MOST_FREQUENT:
             chosen.append(Arm(name, None, recipe))
-        elif name == "baseline":
+        elif base == "baseline":
             student = recipe.student
             random_start = (student.build or student.compose) is not None
             seeds = recipe.seeds if random_start else (None,)
             chosen += [Arm(name, seed, recipe) for seed in seeds]
-        elif name in own:
-            overridden = override(recipe, own[name], where=f"arms.{name}")
+        elif base in own:
+            overridden = override(recipe, own[base], where=f"arms.{base}")
             chosen += [Arm(name, seed, overridden) for seed in recipe.seeds]
         else:
             known = ", ".join([*UNTRAINED, *own])

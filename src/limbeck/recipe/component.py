@@ -13,9 +13,16 @@ import pkgutil
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from limbeck.errors import UsageError
 
@@ -23,11 +30,18 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # it may be a key, and a traceback would show it
     )
 
     @model_validator(mode="before")

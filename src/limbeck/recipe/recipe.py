@@ -31,10 +31,24 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What may become part of a file name."""
 ArmName = Annotated[str, Field(pattern=NAME)]
 
-UNTRAINED = ("teacher", "baseline")
+MOST_FREQUENT = "most_frequent"
+"""The arm that looks at nothing: the most frequent answer of the training samples."""
+UNTRAINED = ("teacher", "baseline", MOST_FREQUENT)
 """Arms without a training stage."""
 BUILT_IN = (*UNTRAINED, "student", "control")
 """Arms that every recipe has."""
+BLANKED = "_blanked"
+"""Ends the name of an arm that is another one answering with every picture blanked."""
+
+
+def sighted(name: str) -> str:
+    """The arm that a blanked arm blanks; any other is its own."""
+    return name.removesuffix(BLANKED)
+
+
+def has_cost(name: str) -> bool:
+    """Whether an arm is a model of its own, with latency and memory to measure."""
+    return name != MOST_FREQUENT and sighted(name) == name
 
 
 EARLIER_ROUND = re.compile(r"student_round[1-9][0-9]?")
@@ -81,7 +95,13 @@ class Recipe(Section):
                 raise UsageError(
                     "every recipe has this arm; choose another name", where=f"arms.{name}"
                 )
-            if name not in self.evaluate.models:
+            if sighted(name) != name:
+                raise UsageError(
+                    f"{BLANKED} ends the names of arms with blanked pictures",
+                    where=f"arms.{name}",
+                    mend="choose another name",
+                )
+            if not {name, name + BLANKED} & set(self.evaluate.models):
                 raise UsageError(
                     "nothing evaluates this arm",
                     where=f"arms.{name}",
@@ -90,9 +110,10 @@ class Recipe(Section):
         # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
         rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
         known = (*BUILT_IN, *self.arms, *rounds)
+        known = (*known, *(name + BLANKED for name in known if name != MOST_FREQUENT))
         _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
-            models = self.evaluate.models
+            models = [name for name in self.evaluate.models if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self

@@ -146,7 +146,7 @@ def _type(annotation: Any) -> str:
     if origin is Annotated:
         return _type(args[0])
     if origin is Literal:
-        return " | ".join(str(arg) for arg in args)
+        return " | ".join(to_json(a).decode() if isinstance(a, bool) else str(a) for a in args)
     if origin in (Union, types.UnionType):
         return " | ".join(_type(arg) for arg in args)
     if origin in (tuple, list):

@@ -5,18 +5,18 @@ Nothing here loads torch. Sizes and units are in the names; every field is read 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
-from limbeck.errors import UsageError
-from limbeck.recipe.component import Component, Section, component_field
+from limbeck.recipe.component import Component, Section, Seed, component_field
+from limbeck.recipe.labelling import Checks as Checks
+from limbeck.recipe.labelling import Labelling as Labelling
+from limbeck.recipe.labelling import SharePrefix
 
 MetricField = Annotated[SerializeAsAny[Component], component_field("limbeck.metrics", "kind")]
 _METRICS: Any = ("rouge_l", "bleu", "chrf", "cider_d", "exact_match", "token_f1")
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PartName = Literal["vision_tower", "projector", "language_model", "head"]
 
 
@@ -180,6 +180,13 @@ class Student(ModelSection):
     freeze: tuple[PartName, ...] = Field(default=(), description="parts that are not trained")
 
 
+def _exact(value: Any) -> Any:
+    return "exact" if value is True else value
+
+
+VisionCoding = Annotated[Literal[False, True, "exact", "int8"], AfterValidator(_exact)]
+
+
 class OnPolicy(Section):
     """How the student writes the answers that losses with `target: student` are computed on."""
 
@@ -230,10 +237,19 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations to save memory"
     )
-    cache_vision_features: bool = Field(
+    cache_vision_features: VisionCoding = Field(
         default=False,
-        description="run a frozen vision tower and projector once a sample, not in every step",
+        description="run a frozen vision tower and projector once a picture, not in every step; "
+        "true means exact: as computed; int8: half of bf16's disk, coding error measured",
     )
+    head_gradient_tolerance: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="leave the tokens that together hold less than this share squared of the "
+        "logits' squared gradient out of the head's weight gradient, e.g. 0.003; null: exact",
+    )
+    share_prefix: SharePrefix = False
     checkpoint_every: int = Field(default=200, gt=0, description="steps")
     non_finite: Literal["stop", "skip"] = Field(
         default="stop",
@@ -283,60 +299,6 @@ class FineTune(Section):
     seed: Seed = Field(default=0, description="of order and dropout")
 
 
-class Checks(Section):
-    """What makes a teacher's answer unfit for training."""
-
-    min_characters: int = Field(default=1, ge=0, description="of an answer")
-    max_characters: int | None = Field(default=None, gt=0, description="of an answer")
-    max_repetition: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="largest share of an answer's 4-grams that repeat others",
-    )
-    must_finish: bool = Field(default=True, description="an answer cut by max_new_tokens is unfit")
-    pattern: str | None = Field(
-        default=None, description="regular expression the whole answer must match"
-    )
-    max_unfit_share: float = Field(default=0.2, ge=0, le=1, description="above it the run stops")
-
-    @model_validator(mode="after")
-    def _pattern_compiles(self) -> Checks:
-        try:
-            re.compile(self.pattern or "")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise UsageError(f"not a regular expression ({error})", where="pattern") from error
-        return self
-
-
-class Labelling(Section):
-    """What the teacher is asked for, and what of its distribution is kept."""
-
-    split: str = Field(default="train", description="whose samples are labelled")
-    limit: int | None = Field(
-        default=None, gt=0, description="samples to distil on, also of the control"
-    )
-    answers: Literal["generated", "gold"] = Field(
-        default="generated",
-        description="whose answer is scored: the teacher's own, or the first reference",
-    )
-    max_new_tokens: int = Field(default=128, gt=0, description="limit of an answer")
-    temperature: float = Field(default=0.0, ge=0, description="0 decodes greedily")
-    seed: Seed = Field(default=0, description="of sampled answers (temperature above 0)")
-    batch_size: int = Field(default=8, gt=0, description="samples labelled at once")
-    workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
-    signal: Literal["top_k", "hidden", "live", "none"] = Field(
-        default="top_k",
-        description="top_k: the likeliest tokens, cached; hidden: hidden states and head, cached; "
-        "live: the teacher runs while the student trains",
-    )
-    top_k: int = Field(default=64, gt=0, description="of top_k: tokens kept per answer position")
-    temperatures: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(1.0,), min_length=1, description="of top_k: those that losses may ask for"
-    )
-    checks: Checks = Field(default=Checks(), description="what makes an answer unfit")
-
-
 class Evaluation(Section):
     """Which models answer which samples, and how the answers are scored."""
 
@@ -344,7 +306,8 @@ class Evaluation(Section):
     limit: int | None = Field(default=None, gt=0, description="samples")
     models: tuple[str, ...] = Field(
         default=("teacher", "student", "baseline", "control"),
-        description="arms: teacher, student, baseline, control, or those of `arms`",
+        description="arms: teacher, student, baseline, control, those of `arms`; floors: any of "
+        "them with _blanked after it (pictures blanked), most_frequent (answer in training)",
     )
     metrics: tuple[MetricField, ...] = Field(
         default=_METRICS,
@@ -353,6 +316,7 @@ class Evaluation(Section):
     )
     max_new_tokens: int = Field(default=128, gt=0, description="limit of an answer")
     batch_size: int = Field(default=8, gt=0, description="samples answered at once")
+    share_prefix: SharePrefix = False
     workers: int = Field(default=0, ge=0, description="processes that prepare pictures")
     bootstrap: int = Field(default=1000, ge=100, description="resamples")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")

@@ -5,8 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.report.format import MISSING, count, decimal, duration, percent, significant
+from limbeck.report.format import (
+    MISSING,
+    count,
+    decimal,
+    duration,
+    percent,
+    quantity,
+    significant,
+)
 from limbeck.report.table import Cell, Results, Table, shortened
+
+SIGNALS = {
+    "top_k": "top k, cached",
+    "hidden": "hidden states, cached",
+    "live": "live teacher",
+    None: "none",
+}
 
 
 def facts_table(key: str, caption: str, facts: Any, first: str = "fact") -> Table:
@@ -48,12 +63,17 @@ def training_table(results: Results) -> Table:
                 Cell(model),
                 Cell(count(found["steps"])),
                 Cell(duration(found["seconds"])),
+                Cell(_time_per_step(found)),
+                Cell(percent(found["data_wait_share"])),
                 Cell(count(sum(speeds) / len(speeds)) if speeds else MISSING),
                 Cell(decimal(loss, 4)),
             )
         )
-    columns = ("model", "steps", "time", "tokens/s", "last loss")
-    note = "Losses of different arms are different objectives; compare scores, not losses."
+    columns = ("model", "steps", "time", "a step", "waiting for data", "tokens/s", "last loss")
+    note = (
+        "Losses of different arms are different objectives; compare scores, not losses. A step's "
+        "time is that of the loop; the whole time includes loading, checks and saving."
+    )
     return Table("training", "Training", columns, tuple(rows), note)
 
 
@@ -87,6 +107,61 @@ def growth_table(results: Results) -> Table:
         "grow.ratio is applied."
     )
     return Table("growth", "Rounds of growing", columns, tuple(rows), note)
+
+
+def signals_table(results: Results) -> Table:
+    """Where every trained model's teacher distributions came from, what they keep and cost."""
+    cache = (results["labels"] or {}).get("signals") or {}
+    rows = []
+    for model, found in results["training"].items():
+        kind = found["summary"].get("signal")
+        cached = cache if kind in ("top_k", "hidden") else {}
+        tails = [f"{percent(m, 2)} at T = {t}" for t, m in (cached.get("tail_mass") or {}).items()]
+        exact = {"top_k": MISSING, None: MISSING}.get(kind, "none")
+        rows.append(
+            (
+                Cell(model),
+                Cell(SIGNALS.get(kind, str(kind))),
+                Cell(significant(cached.get("bytes_per_token"), 4)),
+                Cell(", ".join(tails) or exact),
+                Cell(f"{significant(cached['kl_nats'])} nats" if "kl_nats" in cached else MISSING),
+                Cell(_time_per_step(found)),
+            )
+        )
+    columns = ("model", "signal", "bytes a token", "mass not kept", "KL added by coding", "a step")
+    note = (
+        "Of the top k the mass beyond them is kept as one number, the tail; hidden states give "
+        "every token, and their coding is measured as the divergence that it adds at T = 1."
+    )
+    signalled = any(found["summary"].get("signal") for found in results["training"].values())
+    caption = "The teacher's distributions"
+    return Table("signals", caption, columns, tuple(rows) if signalled else (), note)
+
+
+def matches_table(results: Results) -> Table:
+    """How often each target layer of a student was matched with each of the teacher's."""
+    found = {
+        model: one["matches"] for model, one in results["training"].items() if one.get("matches")
+    }
+    widest = max((len(matrix[0]) for matrix in found.values()), default=0)
+    rows = []
+    for model, matrix in found.items():
+        for layer, counts in enumerate(matrix):
+            total = sum(counts)
+            shares = [percent(one / total) if total else MISSING for one in counts]
+            padded = [*shares, *[""] * (widest - len(shares))]
+            rows.append((Cell(model), Cell(str(layer + 1)), *map(Cell, padded)))
+    columns = ("model", "student's layer", *(f"teacher's {n + 1}" for n in range(widest)))
+    note = (
+        "Target layers, counted from the first. Of all choices while training: how many fell on"
+        " which of the teacher's."
+    )
+    return Table("matches", "Which layers learnt from which", columns, tuple(rows), note)
+
+
+def _time_per_step(found: Mapping[str, Any]) -> str:
+    seconds = found["seconds_per_step"]
+    return MISSING if seconds is None else quantity(seconds * 1000, "ms")
 
 
 def stages_table(results: Results) -> Table:

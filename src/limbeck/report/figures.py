@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from limbeck.recipe.recipe import MOST_FREQUENT, sighted
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -31,6 +32,7 @@ from limbeck.report.plots import (
     histogram,
     scatter,
 )
+from limbeck.report.score_tables import others_of
 from limbeck.report.table import Results
 from limbeck.report.verdict import arm_scores, difference, outcome
 
@@ -109,7 +111,7 @@ def difference_plot(results: Results) -> Markup | None:
         return None
     colour = colours(arm["arm"] for arm in scores["arms"])
     bars = []
-    for arm in (a["arm"] for a in scores["arms"] if a["arm"] != "student"):
+    for arm in others_of(scores):
         found = difference(scores, metric["kind"], "student", arm)
         if found is None or None in (found["mean"], found["low"], found["high"]):
             continue
@@ -130,7 +132,7 @@ def difference_plot(results: Results) -> Markup | None:
                 found["high"],
                 seeds,
                 f"{label}: {text}; {why}",
-                may_leave=arm == "baseline",
+                may_leave=arm in ("baseline", MOST_FREQUENT) or sighted(arm) != arm,
             )
         )
     if not bars:

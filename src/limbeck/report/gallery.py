@@ -137,7 +137,7 @@ def _entry(
         "prompt": shortened(prompt_of(sample), MAX_CHARACTERS),
         "references": references,
         "hidden_references": max(0, len(sample.references) - MAX_REFERENCES),
-        "metadata": _metadata(sample.metadata),
+        "metadata": metadata_of(sample.metadata),
         "answers": [_answer(answers[model["id"]][index]) for model in models],
         "scores": [
             [_score(per_sample, model["id"], metric["kind"], index) for metric in metrics]
@@ -173,7 +173,8 @@ def _score(
     return None if value is None else round(value, 4)
 
 
-def _metadata(fields: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """The first few plain fields of a sample's metadata, as text."""
     plain = {
         shortened(str(key), 60): shortened(str(value), 120)
         for key, value in fields.items()

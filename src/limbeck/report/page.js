@@ -32,6 +32,9 @@
     against: firstOf(["teacher", "control", "baseline"].filter((n) => n !== model0)) ?? model0,
     sort: "order", min: "", max: "", category: "", marks: "", page: "1",
   };
+  // Metadata fields that the form has a filter of their own for.
+  const keyed = [...form.querySelectorAll("select[data-key]")];
+  for (const select of keyed) defaults[select.name] = "";
   const state = { ...defaults };
 
   function element(tag, className, text) {
@@ -57,7 +60,13 @@
   options(fields.category, [["", "all"]]);
   const categoryPairs = [];
   for (const [key, values] of Object.entries(data.categories)) {
+    if (keyed.some((select) => select.dataset.key === key)) continue;
     for (const value of values) categoryPairs.push([key, value]);
+  }
+  for (const select of keyed) {
+    const values = data.categories[select.dataset.key] ?? [];
+    options(select, [["", "all"], ...values.map((value) => [value, value])]);
+    select.closest("label").hidden = !values.length;
   }
   options(fields.category, categoryPairs.map(([k, v], i) => [String(i), `${k}: ${v}`]));
   fields.category.closest("label").hidden = !categoryPairs.length;
@@ -84,6 +93,7 @@
       if (low !== null && !(own !== null && own >= low)) return false;
       if (high !== null && !(own !== null && own <= high)) return false;
       if (category && sample.metadata[category[0]] !== category[1]) return false;
+      if (keyed.some((f) => state[f.name] && sample.metadata[f.dataset.key] !== state[f.name])) return false;
       return words.every((word) => haystacks[i].includes(word));
     });
     const gap = (s) => {
@@ -250,6 +260,9 @@
     }
     if (!data.metrics[Number(state.metric)]) state.metric = defaults.metric;
     if (state.category !== "" && !categoryPairs[Number(state.category)]) state.category = "";
+    for (const select of keyed) {
+      if (![...select.options].some((o) => o.value === state[select.name])) state[select.name] = "";
+    }
     for (const [key, value] of Object.entries(state)) {
       if (key === "marks") fields.marks.checked = value !== "";
       else if (fields[key]) fields[key].value = value;

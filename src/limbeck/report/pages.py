@@ -28,21 +28,16 @@ _TOGETHER = re.compile(
 
 def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
     """The whole page: style, script, plots and images inside; it asks the network for nothing."""
-    script = _text("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    script = text_of("page.js")
     arms = colours(arm["arm"] for arm in results["evaluation"]["arms"])
     models = {model["id"]: arms.get(model["arm"], "") for model in results["evaluation"]["models"]}
     return (
-        _environment(html=True)
+        environment(html=True)
         .get_template("page.html.jinja")
         .render(
             results=results,
-            policy=policy,
-            style=Markup(_text("page.css")),
+            policy=policy_for(script),
+            style=Markup(text_of("page.css")),
             script=Markup(script),
             gallery=gallery,
             gallery_json=Markup(inline_json({**gallery, "colours": arms})),
@@ -58,10 +53,19 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
     )
 
 
+def policy_for(script: str) -> str:
+    """A content security policy under which this script runs and nothing else does."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
 def markdown_page(results: Results) -> str:
     """The same verdict and tables as Markdown, for a repository or a pull request."""
     text = (
-        _environment(html=False)
+        environment(html=False)
         .get_template("README.md.jinja")
         .render(results=results, **_shared(results))
     )
@@ -100,6 +104,8 @@ def _shared(results: Results) -> dict[str, Any]:
         "machines": cost_tables.machines_table(results),
         "training": fact_tables.training_table(results),
         "growth": fact_tables.growth_table(results),
+        "signals": fact_tables.signals_table(results),
+        "matches": fact_tables.matches_table(results),
         "stages": fact_tables.stages_table(results),
         "data_facts": facts("data", "Counts", data["facts"]),
         "distributions": fact_tables.distributions_table(data["distributions"]),
@@ -110,9 +116,10 @@ def _shared(results: Results) -> dict[str, Any]:
     }
 
 
-def _environment(*, html: bool) -> jinja2.Environment:
+def environment(*, html: bool) -> jinja2.Environment:
+    """Where templates are found, and what they may use."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text),
+        loader=jinja2.FunctionLoader(text_of),
         autoescape=html,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -127,5 +134,6 @@ def _environment(*, html: bool) -> jinja2.Environment:
     return environment
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """A file beside this one: a template, the style sheet, the script."""
     return (FOLDER / name).read_text(encoding="utf-8")

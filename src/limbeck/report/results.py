@@ -12,6 +12,7 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.report import cost as costs_of
+from limbeck.report.floors import floor_warnings, floors
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -44,6 +45,7 @@ class ReportInputs:
     evaluation: Path
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
+    served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
 
@@ -67,13 +69,15 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
     costs = arm_costs(inputs.models, benchmarks)
     steps = steps_by_arm(inputs.models, training)
     headline = (inputs.recipe.get("report") or {}).get("headline")
-    judged = verdict(scores, headline=headline, costs=costs, steps=steps)
+    served = inputs.served_teacher
+    judged = verdict(scores, headline=headline, costs=costs, steps=steps, served_teacher=served)
     metric = headline_metric(scores, headline)
     teacher = costs.get("teacher")
     results = {
         "name": inputs.name,
         "headline": metric["kind"] if metric else None,
         "verdict": judged.as_dict(),
+        "floors": floors(scores, metric),
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -92,6 +96,11 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
     }
     results["warnings"] = warnings_of(results)
+    if served and costs:
+        results["warnings"].append(
+            "the teacher is served: its size is unknown and it was not timed, so that nothing is"
+            " said about savings against it"
+        )
     return clean(results)
 
 
@@ -118,6 +127,9 @@ def training_of(folder: Path) -> dict[str, Any]:
         "summary": summary,
         "seconds": manifest.get("seconds"),
         "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
+        "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
+        "data_wait_share": waiting_share(rows),
+        "matches": rows[-1].get("matches") if rows else None,
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},
@@ -126,6 +138,16 @@ def training_of(folder: Path) -> dict[str, Any]:
             },
         },
     }
+
+
+def waiting_share(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Of the whole training time; None where a row does not tell (an earlier version's)."""
+    if not rows or any("data_wait_share" not in row for row in rows):
+        return None
+    ends = [row["seconds"] for row in rows]
+    spans = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
+    waited = sum(row["data_wait_share"] * s for row, s in zip(rows, spans, strict=True))
+    return waited / max(ends[-1], 1e-9)
 
 
 def thinned(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
@@ -154,6 +176,12 @@ def data_of(folder: Path) -> dict[str, Any]:
     quarantined = statistics.pop("quarantined")
     warnings = statistics.pop("warnings")
     shared = statistics.pop("images_in_several_splits")
+    if (copies := statistics.get("duplicate_images")) is not None:
+        found = {
+            f"{leak['split']} in {leak['also_in']}": leak["samples"] for leak in copies["leaks"]
+        }
+        kept = {key: copies[key] for key in ("groups", "copies")}
+        statistics["duplicate_images"] = {**kept, "leaking_samples": found}
     distributions: dict[str, Any] = {}
     facts = _without_distributions(statistics, "", distributions)
     return {
@@ -185,6 +213,7 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     """What a reader should know before trusting a number: the evaluation's warnings and ours."""
     scores = results["evaluation"]
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
+    found += floor_warnings(results["floors"])
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from limbeck.recipe.recipe import sighted
 from limbeck.report.format import (
     MISSING,
     count,
@@ -68,8 +69,7 @@ def seeds_table(results: Results) -> Table:
 def differences_table(results: Results) -> Table:
     """The student's paired differences to every other arm, and what may be concluded."""
     scores = results["evaluation"]
-    others = [arm["arm"] for arm in scores["arms"] if arm["arm"] != "student"]
-    pairs = [("student", other) for other in others]
+    pairs = [("student", other) for other in others_of(scores)]
     note = (
         "Differences are paired: the same samples are resampled for both. One counts only when its "
         "interval excludes 0 and every seed agrees in sign."
@@ -81,14 +81,21 @@ def differences_table(results: Results) -> Table:
 def other_differences_table(results: Results) -> Table:
     """The paired differences between arms other than the student."""
     scores = results["evaluation"]
+    shown = {frozenset(("student", other)) for other in others_of(scores)}
     pairs = dict.fromkeys(
         (one["a"], one["b"])
         for one in scores["differences"]
-        if "student" not in (one["a"], one["b"])
+        if frozenset((one["a"], one["b"])) not in shown
     )
     rows = _difference_rows(scores, list(pairs))
     caption = "Paired differences between the other arms"
     return Table("other-differences", caption, _DIFFERENCE_COLUMNS, rows)
+
+
+def others_of(scores: Mapping[str, Any]) -> list[str]:
+    """What the student is compared with: the arms that see, and itself with blanked pictures."""
+    names = [arm["arm"] for arm in scores["arms"] if arm["arm"] != "student"]
+    return [name for name in names if sighted(name) in (name, "student")]
 
 
 def lengths_table(results: Results) -> Table:
@@ -115,22 +122,41 @@ def lengths_table(results: Results) -> Table:
 
 
 def group_tables(results: Results) -> list[Table]:
-    """One table per grouping of the samples: the headline metric of every arm in every group."""
-    scores, kind = results["evaluation"], results["headline"]
-    arms = [arm["arm"] for arm in scores["arms"]]
-    name = next((m["name"] for m in scores["metrics"] if m["kind"] == kind), kind)
-    tables = []
-    for key, groups in (scores.get("groups") or {}).items():
-        places = _digits(scores).get(kind, 3)
-        rows = []
-        for group, by_arm in groups.items():
-            found = [(by_arm.get(arm) or {}).get(kind) or {} for arm in arms]
-            number = next((f["n"] for f in found if f.get("n") is not None), None)
-            values = [Cell(decimal(f.get("value"), places)) for f in found]
-            rows.append((Cell(str(group)), Cell(count(number)), *values))
-        columns = (key, "n", *arms)
-        tables.append(Table(f"groups-{len(tables)}", f"{name} by {key}", columns, tuple(rows)))
+    """One table per grouping of the samples: the headline metric of every arm in every group.
+
+    By question type, exact match (the share of right answers) has a table besides.
+    """
+    scores, headline = results["evaluation"], results["headline"]
+    names = {metric["kind"]: metric["name"] for metric in scores["metrics"]}
+    tables: list[Table] = []
+    for key in sorted(scores.get("groups") or {}, key=lambda name: name != "question_type"):
+        kinds = [headline]
+        if key == "question_type" and "exact_match" in names and headline != "exact_match":
+            kinds.append("exact_match")
+        for kind in kinds:
+            caption = f"{names.get(kind, kind)} by {key.replace('_', ' ')}"
+            tables.append(_group_table(scores, f"groups-{len(tables)}", caption, key, kind))
     return tables
+
+
+def _group_table(
+    scores: Mapping[str, Any], name: str, caption: str, key: str, kind: str | None
+) -> Table:
+    arms = [arm["arm"] for arm in scores["arms"]]
+    places = _digits(scores).get(kind or "", 3)
+    rows = []
+    for group, by_arm in scores["groups"][key].items():
+        found = [(by_arm.get(arm) or {}).get(kind) or {} for arm in arms]
+        number = next((f["n"] for f in found if f.get("n") is not None), None)
+        values = [_group_cell(f, places) for f in found]
+        rows.append((Cell(str(group)), Cell(count(number)), *values))
+    return Table(name, caption, (key.replace("_", " "), "n", *arms), tuple(rows))
+
+
+def _group_cell(found: Mapping[str, Any], places: int) -> Cell:
+    low = found.get("low")
+    spread = interval(low, found.get("high"), places) if low is not None else ""
+    return Cell(decimal(found.get("value"), places), spread)
 
 
 def _difference_rows(

@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any, Literal
 
 from limbeck.errors import UsageError
-from limbeck.recipe.recipe import UNTRAINED
+from limbeck.recipe.recipe import UNTRAINED, sighted
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -73,6 +73,7 @@ def verdict(
     headline: str | None = None,
     costs: Mapping[str, Mapping[str, Any]] | None = None,
     steps: Mapping[str, Sequence[int]] | None = None,
+    served_teacher: bool = False,
 ) -> Verdict:
     """Judge the arm called `student`.
 
@@ -81,13 +82,14 @@ def verdict(
         headline: kind of the metric to judge by; default: the first.
         costs: arm -> its cost (see `limbeck.report.cost`).
         steps: arm -> optimiser steps of each of its trained models, to check "equal steps".
+        served_teacher: the teacher runs on a server, where it cannot be timed.
     """
     metric = headline_metric(scores, headline)
     if metric is None or "student" not in {arm["arm"] for arm in scores["arms"]}:
         return Verdict("No student was evaluated, so there is nothing to judge.", None, ())
     claims = (
         _quality(scores, metric),
-        *_savings(costs or {}),
+        *_savings(costs or {}, served_teacher),
         _against(scores, metric, "baseline", "its untrained self"),
         _against_control(scores, metric, steps or {}),
     )
@@ -97,7 +99,10 @@ def verdict(
         growth = (_against(scores, metric, FIRST_ROUND, "its first round, before its data grew"),)
     parts = [quality.clause]
     known = [c.clause for c in cost_claims if c.outcome != "not_measured"]
-    parts.append(f"with {_listed(known)}" if known else "its cost was not measured")
+    nothing = "its cost was not measured"
+    if served_teacher:
+        nothing = "its cost was not compared, since the teacher is served"
+    parts.append(f"with {_listed(known)}" if known else nothing)
     clauses = [one.clause for one in (baseline, control, *growth)]
     sentence = f"{'; '.join([', '.join(parts), *clauses])}; {_basis(scores)}."
     return Verdict(sentence, metric["kind"], (*claims, *growth))
@@ -149,7 +154,7 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
     why = f"the interval excludes 0 and {every} agree in sign"
     if len(seeds) == 1:
         why = "the interval excludes 0; with one seed, chance between seeds is unknown"
-    if found.get("a") not in UNTRAINED and found.get("b") not in UNTRAINED:
+    if _of_two_trainings(str(found.get("a")), str(found.get("b"))):
         if len(seeds) == 1:
             return "tie", "with one seed, chance between two training runs is unknown"
         half = half_width_over_seeds([s["value"] for s in seeds])
@@ -160,6 +165,12 @@ def outcome(found: Mapping[str, Any] | None, higher_is_better: bool) -> tuple[Ou
             )
         why += f", and the interval over seeds (± {decimal(half)}, Student's t) excludes 0"
     return ("better" if above == higher_is_better else "worse"), why
+
+
+def _of_two_trainings(a: str, b: str) -> bool:
+    """Whether chance in training moves the two arms apart; a model and itself blanked share it."""
+    models = {sighted(a), sighted(b)}
+    return len(models) == 2 and not models & set(UNTRAINED)
 
 
 def half_width_over_seeds(values: Sequence[float]) -> float:
@@ -257,10 +268,12 @@ def _at_steps(steps: Mapping[str, Sequence[int]]) -> str:
     return f"at unequal steps ({written[0]} against {written[1]})"
 
 
-def _savings(costs: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
+def _savings(costs: Mapping[str, Mapping[str, Any]], served_teacher: bool) -> list[Claim]:
     if "teacher" not in costs or "student" not in costs:
         missing = " and ".join(arm for arm in ("teacher", "student") if arm not in costs)
         why = f"there is no benchmark of the {missing}"
+        if served_teacher:
+            why = "the teacher runs on a server, where it was not timed"
         return [
             Claim(key, "not_measured", f"{noun} not measured", f"{noun}: not measured.", why)
             for key, noun in (("size", "Size"), ("latency", "Latency"), ("memory", "Memory"))

@@ -14,6 +14,7 @@ of the shared vocabulary: `Vocabulary.columns_of(token_ids)`. Where the shared i
 without a gap, which is the usual case, a column is the token's id.
 
     top_k.py             logits -> TopK
+    from_server.py       what a server tells of its likeliest tokens -> TopK
     live.py              a SignalSource that runs the teacher
     key.py               what a cache is made of, and which part of it differs
     shard.py             one file of a cache: layout, checksum

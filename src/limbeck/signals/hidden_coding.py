@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from limbeck.errors import TeacherError, UsageError
 from limbeck.signals.coding import Arrays
 from limbeck.signals.head import logits, stored_weights, write_head
-from limbeck.signals.shard import Shard
+from limbeck.signals.shard import TOKEN_BYTES, Shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,6 +197,11 @@ class HiddenCoding:
             "entropy": entropy.astype(np.float32),
             "agreed": agreed.astype(np.uint8),
         }
+
+
+def bytes_per_token(width: int) -> int:
+    """What a row takes in a shard, with the token that it predicts; the head is not in it."""
+    return width + 4 + 4 + 1 + TOKEN_BYTES
 
 
 def scales_of(shard: Shard) -> NDArray[np.float32]:

@@ -25,8 +25,10 @@ from numpy.typing import NDArray
 from limbeck.errors import DataError
 from limbeck.store import canonical_json
 
-MAX_VOCABULARY = 1 << 24
-"""Answer tokens are stored in three bytes."""
+TOKEN_BYTES = 3
+"""Of an answer token."""
+
+MAX_VOCABULARY = 1 << (8 * TOKEN_BYTES)
 
 SAMPLES, ANSWERS = "samples", "answers"
 _UNSIGNED = "0" * 64
@@ -96,7 +98,7 @@ def shard_bytes(
     every = {
         **arrays,
         SAMPLES: np.frombuffer(deflated, np.uint8),
-        ANSWERS: answers[:, None].view(np.uint8)[:, :3],
+        ANSWERS: answers[:, None].view(np.uint8)[:, :TOKEN_BYTES],
     }
     metadata = {
         "format": format_name,

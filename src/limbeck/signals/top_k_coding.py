@@ -21,7 +21,7 @@ from limbeck.errors import TeacherError, UsageError
 from limbeck.records import TopK
 from limbeck.signals import elias_fano, probability_code
 from limbeck.signals.coding import Arrays
-from limbeck.signals.shard import MAX_VOCABULARY, Shard
+from limbeck.signals.shard import MAX_VOCABULARY, TOKEN_BYTES, Shard
 
 FORMAT = "limbeck-top-k-2"
 
@@ -138,6 +138,13 @@ class TopKCoding:
 def stored_temperatures(temperatures: Sequence[float]) -> tuple[float, ...]:
     """Those whose tails a shard holds: T = 1 first, always."""
     return (1.0, *(t for t in temperatures if t != 1))
+
+
+def bytes_per_token(k: int, vocabulary: int, temperatures: Sequence[float]) -> int:
+    """What a row takes in a shard, with the token that it predicts."""
+    kept = min(k, vocabulary)
+    tails = 2 * len(stored_temperatures(temperatures))
+    return elias_fano.row_bytes(kept, vocabulary) + kept + 1 + tails + TOKEN_BYTES
 
 
 def decode_rows(

@@ -7,7 +7,7 @@ looked at offline; `open` loads or connects it and gives an `OpenTeacher`, which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from limbeck.errors import TeacherError
+from limbeck.progress import say
 from limbeck.recipe.component import Component
 from limbeck.recipe.few_shot import FewShot
-from limbeck.records import AlignedSignal, Dense, Sample
+from limbeck.records import AlignedSignal, Dense, Features, ModelShape, Sample, Tap
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Capability = Literal["score", "whole_distributions", "hidden_states", "log_probabilities"]
+Capability = Literal[
+    "score", "whole_distributions", "hidden_states", "log_probabilities", "inner_states"
+]
 """What a teacher can give beside text.
 
     score                 distributions along an answer that it is given
     whole_distributions   of every token of the vocabulary, not of the likeliest only
     hidden_states         what its head reads, and its head
     log_probabilities     those of the likeliest tokens, with the answers that it writes
+    inner_states          what its layers make, for losses on them
 """
 
 
@@ -116,7 +120,14 @@ SAMPLES_BLANKED = 4
 
 
 class OpenTeacher:
-    """A teacher that is loaded (or connected) and answers batches; base of every backend's own."""
+    """A teacher that is loaded (or connected) and answers batches; base of every backend's own.
+
+    Attributes:
+        batched: whether the samples of a batch share padded shapes, so that a batch of which a part
+            is lost is asked again as a whole; else each is asked by itself.
+    """
+
+    batched: ClassVar[bool] = True
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
         """Answer each sample."""
@@ -124,7 +135,7 @@ class OpenTeacher:
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         """Answer batch after batch; groups come when they are finished, in any order.
 
         Args:
@@ -136,6 +147,12 @@ class OpenTeacher:
         for batch in batches:
             yield batch, self.generate([request.sample for request in batch], decoding)
 
+    def left_of(self, batches: Sequence[list[Sample]], done: Container[str]) -> list[list[Sample]]:
+        """What has still to be asked of batches, where samples (by id) are done already."""
+        left = [[sample for sample in batch if sample.id not in done] for batch in batches]
+        pairs = zip(batches, left, strict=True)
+        return [whole if self.batched else rest for whole, rest in pairs if rest]
+
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         """The distributions along given answers.
 
@@ -143,6 +160,18 @@ class OpenTeacher:
             TeacherError: the teacher cannot "score".
         """
         raise TeacherError("this teacher cannot score an answer that it is given", where="teacher")
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        """From now on, compute once what neighbours on the same pictures have in common.
+
+        Args:
+            samples: of this job; what is shared must be exact, and it is proved on some of them.
+
+        Returns:
+            Why this is not done, and nothing changed; None where it is.
+        """
+        del samples
+        return "what a server computes once is its own affair"
 
     def expected_length(self, sample: Sample) -> int:
         """A cheap estimate of the sample's cost, to batch like with like."""
@@ -191,6 +220,21 @@ class OpenTeacher:
         """
         raise TeacherError("this teacher does not show its hidden states", where="label.signal")
 
+    def features(
+        self, samples: Sequence[Sample], answers: Sequence[str], taps: Sequence[Tap]
+    ) -> Features:
+        """Inner states along given answers.
+
+        Raises:
+            TeacherError: the teacher does not show "inner_states".
+        """
+        raise TeacherError("this teacher does not show its inner states", where="losses")
+
+    @property
+    def shape(self) -> ModelShape:
+        """Layers and widths, of a teacher that shows "inner_states"."""
+        raise NotImplementedError
+
     @property
     def vocabulary_rows(self) -> int | None:
         """Rows of the head, padding included; None where the teacher has no tokenizer here."""
@@ -224,6 +268,8 @@ class Teacher(Component):
     """
 
     selector: ClassVar[str] = "backend"
+    is_served: ClassVar[bool] = False
+    """Whether it runs on a server, of whose size and speed nothing is known."""
 
     system_prompt: str | None = Field(
         default=None, min_length=1, description="goes before the sample's own, if it has one"
@@ -281,15 +327,34 @@ class Teacher(Component):
         return {name: value for name, value in fields.items() if value is not None}
 
 
+def share_prefixes(session: OpenTeacher, samples: Sequence[Sample]) -> str | None:
+    """Ask for it, and say if and why it is not done; returns the reason."""
+    reason = session.share_prefixes(samples)
+    if reason is not None:
+        say(f"  every prompt is computed from its beginning: {reason}")
+    return reason
+
+
 def batches_by_length(
-    session: OpenTeacher, samples: Sequence[Sample], size: int
+    session: OpenTeacher, samples: Sequence[Sample], size: int, *, together: bool = False
 ) -> Iterator[list[Sample]]:
     """Fixed batches of samples of similar length, the longest first: memory peaks early.
 
     The batches depend on the samples alone, so a run that goes on after a kill computes the same
     padded shapes and hence the same numbers.
+
+    Args:
+        session: who estimates lengths.
+        samples: what is to be answered.
+        size: of a batch, at most.
+        together: samples on the same pictures are neighbours in one batch, if it holds them.
     """
+    from limbeck.data.packing import pictures_of, whole_groups
+
     lengths = [session.expected_length(sample) for sample in samples]
-    order = sorted(range(len(samples)), key=lambda i: (-lengths[i], i))
-    for start in range(0, len(order), size):
-        yield [samples[i] for i in order[start : start + size]]
+
+    def kind_of(index: int) -> Hashable:
+        return pictures_of(samples[index]) if together else index
+
+    for batch in whole_groups(range(len(samples)), kind_of, lengths, size):
+        yield [samples[i] for i in batch]

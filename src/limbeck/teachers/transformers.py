@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from limbeck.errors import TeacherError, UsageError
 from limbeck.recipe.sections import FineTune, ModelSection
-from limbeck.records import Dense, Sample
+from limbeck.records import Dense, Features, ModelShape, Sample, Tap
 from limbeck.teachers import (
     Answer,
     Answered,
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from limbeck.data.tokens import Encoded
     from limbeck.models.load import LoadedModel
+
+PROBE = "one two three"
+"""Any answer, to see what a model makes of it."""
 
 
 class Transformers(Teacher, ModelSection):
@@ -45,7 +48,7 @@ class Transformers(Teacher, ModelSection):
 
     def capabilities(self) -> frozenset[Capability]:
         """All that a model in this process can show."""
-        return frozenset(("score", "whole_distributions", "hidden_states"))
+        return frozenset(("score", "whole_distributions", "hidden_states", "inner_states"))
 
     def open(
         self, data: Path, *, device: str, responses: Path | None = None, job: str = ""
@@ -73,6 +76,7 @@ class _Open(OpenTeacher):
         rows = self.loaded.model.get_output_embeddings().weight.shape[0]
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
         self._prompts: dict[str, tuple[Sample, Encoded]] = {}
+        self._share_prefix = False
 
     def visual_tokens(self, sample: Sample) -> int:
         return self._prompt(sample).visual_tokens
@@ -101,7 +105,7 @@ class _Open(OpenTeacher):
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
-    ) -> Iterator[Answered]:
+    ) -> Generator[Answered]:
         from limbeck.data.prefetch import encoded_batches
 
         planned = [list(batch) for batch in batches]
@@ -112,22 +116,18 @@ class _Open(OpenTeacher):
             if not blank:  # scoring the answers needs the same prompts
                 pairs = zip(batch, items, strict=True)
                 self._prompts = {r.sample.id: (r.sample, item) for r, item in pairs}
-            yield batch, self._generate(items, decoding)
+            # One seed a batch: another answer to the same samples needs another.
+            yield batch, self._generate(items, decoding, number=batch[0].number)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         import torch
 
-        from limbeck.data.tokens import collate
+        from limbeck.models.shared_prefix import training_batch
         from limbeck.records import IGNORED
 
-        encoder = self.loaded.encoder
-        items = [
-            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
-            for sample, answer in zip(samples, answers, strict=True)
-        ]
-        for sample, item in zip(samples, items, strict=True):
-            encoder.check_context(item, sample)
-        batch = collate(items, pad_id=encoder.pad_id, side="right").to(self.loaded.device)
+        items = self._answered(samples, answers)
+        batch = training_batch(self.loaded, items, share_prefix=self._share_prefix)
+        batch = batch.to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
         device_type = torch.device(self.loaded.device).type
         # Its own precision, also where the student trains in autocast: as the cache would have it.
@@ -144,6 +144,35 @@ class _Open(OpenTeacher):
             )
             for item, own_logits_NV, own_hidden_NH in pieces
         ]
+
+    def features(
+        self, samples: Sequence[Sample], answers: Sequence[str], taps: Sequence[Tap]
+    ) -> Features:
+        from limbeck.data.tokens import collate
+        from limbeck.models.taps import read_features
+
+        items = self._answered(samples, answers)
+        batch = collate(items, pad_id=self.loaded.encoder.pad_id, side="right")
+        return read_features(self.loaded, batch.to(self.loaded.device), taps)
+
+    @property
+    def shape(self) -> ModelShape:
+        from limbeck.models.taps import shape_of
+
+        return shape_of(self.loaded.base.config)
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        from limbeck.data.packing import on_the_same_pictures
+        from limbeck.models.shared_prefix import why_not_continued, why_not_packed
+
+        encoder = self.loaded.encoder
+        some = on_the_same_pictures(samples)
+        if not some:
+            return "no two samples show the same pictures"
+        items = [self._prompt(sample).with_answer(encoder.answer_tokens(PROBE)) for sample in some]
+        reason = why_not_packed(self.loaded, items) or why_not_continued(self.loaded, items)
+        self._share_prefix = reason is None
+        return reason
 
     def linear_head(self) -> Tensor:
         from limbeck.models.head_matrix import head_matrix
@@ -171,14 +200,28 @@ class _Open(OpenTeacher):
     def save_tokenizer(self, folder: Path) -> None:
         self.loaded.tokenizer.save_pretrained(folder)
 
-    def _generate(self, items: Sequence[Encoded], decoding: Decoding) -> list[Answer]:
+    def _generate(
+        self, items: Sequence[Encoded], decoding: Decoding, *, number: int = 0
+    ) -> list[Answer]:
         generated = self.loaded.generate(
             items,
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
-            seed=decoding.seed,
+            seed=decoding.seed + number,
+            share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
+
+    def _answered(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[Encoded]:
+        """Prompts with given answers."""
+        encoder = self.loaded.encoder
+        items = [
+            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
+            for sample, answer in zip(samples, answers, strict=True)
+        ]
+        for sample, item in zip(samples, items, strict=True):
+            encoder.check_context(item, sample)
+        return items
 
     def _prompt(self, sample: Sample) -> Encoded:
         """The sample without an answer; that of the last batch is at hand."""

@@ -6,11 +6,12 @@ seen, whatever the number of workers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from limbeck.data.packing import pictures_of, whole_groups
 from limbeck.errors import DataError
 from limbeck.recipe.sections import Training
 from limbeck.records import Sample
@@ -37,14 +38,16 @@ class MicroBatch:
     counted: bool = True
 
 
-def epochs_of_examples(count: int, seed: int, per_sample: Sequence[int]) -> Iterator[int]:
-    """An endless stream of example indices, each epoch in a new order.
+def kinds_of(examples: Sequence[Example], share_prefix: bool) -> list[Hashable]:
+    """What stays together: the examples of one sample, or of samples on the same pictures."""
+    return [pictures_of(e.sample) if share_prefix else e.sample.id for e in examples]
 
-    `per_sample[i]` is the sample that example i belongs to: examples of one sample stay together.
-    """
-    groups: dict[int, list[int]] = {}
+
+def epochs_of_examples(count: int, seed: int, kinds: Sequence[Hashable]) -> Iterator[int]:
+    """An endless stream of example indices, each epoch in a new order; one kind stays together."""
+    groups: dict[Hashable, list[int]] = {}
     for index in range(count):
-        groups.setdefault(per_sample[index], []).append(index)
+        groups.setdefault(kinds[index], []).append(index)
     members = list(groups.values())
     epoch = 0
     while True:
@@ -73,10 +76,9 @@ def plan_steps(
             where="training",
             mend="look at the label stage's unfit reasons",
         )
-    numbers: dict[str, int] = {}
-    per_sample = [numbers.setdefault(e.sample.id, len(numbers)) for e in examples]
     targets = len({example.target for example in examples})
-    stream = epochs_of_examples(len(examples), seed, per_sample)
+    kinds = kinds_of(examples, training.share_prefix)
+    stream = epochs_of_examples(len(examples), seed, kinds)
     total = None if training.epochs is None else int(np.ceil(len(examples) * training.epochs))
     steps: list[list[int]] = []
     taken = 0
@@ -105,14 +107,21 @@ def micro_batches(
     size: int,
     rank: int = 0,
     ranks: int = 1,
+    share_prefix: bool = False,
 ) -> list[MicroBatch]:
     """A rank's share of a step, in micro-batches of similar length and of one target.
 
     Every rank gets the same number of micro-batches, since gradients are exchanged after the last.
+    With `share_prefix`, examples on the same pictures are on one rank, and neighbours in one
+    micro-batch if it holds them.
     """
-    shares = [_chunks(step[r::ranks], examples, lengths, size) for r in range(ranks)]
+    if share_prefix:
+        dealt = _dealt_by_pictures(step, examples, ranks)
+    else:
+        dealt = [list(step[r::ranks]) for r in range(ranks)]
+    shares = [_chunks(share, examples, lengths, size, share_prefix) for share in dealt]
     longest = max(len(share) for share in shares)
-    own = shares[rank] or _chunks(step[:1], examples, lengths, size)[:1]
+    own = shares[rank] or _chunks(step[:1], examples, lengths, size, share_prefix)[:1]
     if not shares[rank]:
         own = [MicroBatch(own[0].indices, own[0].target, counted=False)]
     while len(own) < longest:
@@ -121,14 +130,31 @@ def micro_batches(
 
 
 def _chunks(
-    share: Sequence[int], examples: Sequence[Example], lengths: Sequence[int], size: int
+    share: Sequence[int],
+    examples: Sequence[Example],
+    lengths: Sequence[int],
+    size: int,
+    share_prefix: bool,
 ) -> list[MicroBatch]:
+    def kind_of(index: int) -> Hashable:
+        return pictures_of(examples[index].sample) if share_prefix else index
+
     made: list[MicroBatch] = []
     for target in sorted({examples[i].target for i in share}):
-        ordered = sorted(
-            (i for i in share if examples[i].target == target), key=lambda i: (-lengths[i], i)
-        )
-        made += [
-            MicroBatch(tuple(ordered[s : s + size]), target) for s in range(0, len(ordered), size)
-        ]
+        own = sorted(i for i in share if examples[i].target == target)
+        batches = whole_groups(own, kind_of, lengths, size)
+        made += [MicroBatch(tuple(batch), target) for batch in batches]
     return made
+
+
+def _dealt_by_pictures(
+    step: Sequence[int], examples: Sequence[Example], ranks: int
+) -> list[list[int]]:
+    """The step dealt out to ranks, what shares pictures always to one: the one that has least."""
+    kinds: dict[Hashable, list[int]] = {}
+    for index in step:
+        kinds.setdefault(pictures_of(examples[index].sample), []).append(index)
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    for members in kinds.values():
+        min(dealt, key=len).extend(members)
+    return dealt

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 from limbeck.losses import Loss
 from limbeck.recipe.sections import Training
 from limbeck.signals import SignalSource
+from limbeck.signals.features import FeatureSource
 from limbeck.training.batches import Example
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from limbeck.models.load import LoadedModel
     from limbeck.models.vocabulary import Vocabulary
 
@@ -42,6 +45,10 @@ class Job:
     seed: int
     title: str
     signals: SignalSource | None = None
+    features: FeatureSource | None = None
+    """The teacher's inner states, where some loss compares them."""
+    verbalisers: nn.Module | None = None
+    """What a loss that needs them trains beside the student."""
     own_answers: dict[str, str] = field(default_factory=lambda: {})
     """What the student itself last wrote, by sample id; shared with a live teacher's signals."""
     spans: Sequence[int] | None = None

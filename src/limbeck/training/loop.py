@@ -8,8 +8,8 @@ all ranks), back-propagate, clip, guard against non-finite numbers, update.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,48 +18,28 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from limbeck import journal
-from limbeck.data.tokens import Batch, Encoded, collate
+from limbeck.data.tokens import Batch
 from limbeck.errors import MemoryExhaustedError, NonFiniteError, StoppedError
+from limbeck.models.shared_prefix import training_batch
 from limbeck.progress import meter, say
-from limbeck.records import AnswerSize, TeacherSignal
+from limbeck.records import AnswerSize, Features, TeacherSignal
+from limbeck.stop import stop_on_signals
 from limbeck.training import checkpoint
 from limbeck.training.batches import MicroBatch, micro_batches, plan_steps
+from limbeck.training.counters import Counters, StepReport
 from limbeck.training.examples import EncodedExamples
+from limbeck.training.feed import Feed
 from limbeck.training.job import Job
 from limbeck.training.memory import is_out_of_memory, memory_in_use
-from limbeck.training.objective import Objective, loss_names, on_device
+from limbeck.training.objective import Objective, features_on, loss_names, on_device
 from limbeck.training.optimizer import make_optimizers, set_learning_rate, share_of_peak
-from limbeck.training.own_answers import TARGET, OwnAnswers, drawn_steps
-from limbeck.training.stop import stop_on_signals
+from limbeck.training.own_answers import OwnAnswers, drawn_steps
 from limbeck.training.tracking import note_of, open_tracker
 from limbeck.training.vision_cache import cache_vision_features
 
 METRICS = "metrics.jsonl"
 
-_Loaded = tuple[Batch, TeacherSignal | None]
-
-
-@dataclass
-class _Step:
-    """What a finished step reports."""
-
-    loss: float
-    parts: list[float]
-    gradient_norm: float
-    answer_tokens: int
-    samples: int
-
-
-@dataclass
-class _Counters:
-    """What goes into a checkpoint beside tensors."""
-
-    skipped: int = 0
-    samples: int = 0
-    answer_tokens: int = 0
-    micro_batch: int = 0
-    sums: list[float] = field(default_factory=lambda: [])
-    rows: int = 0
+_Loaded = tuple[Batch, TeacherSignal | None, Features | None]
 
 
 def train(job: Job) -> dict[str, Any]:
@@ -83,10 +63,16 @@ class _Loop:
             mixed_precision=precision, cpu=str(job.student.device) == "cpu"
         )
         head = job.student.model.get_output_embeddings()
-        optimizers = make_optimizers(
-            job.student.model, job.training, exclude_from_muon=head.parameters()
+        teacher_shape = job.features.shape if job.features else None
+        objective = Objective(
+            job.student,
+            job.losses,
+            job.vocabulary,
+            job.training.head_gradient_tolerance,
+            teacher_shape,
+            job.verbalisers,
         )
-        objective = Objective(job.student, job.losses, job.vocabulary)
+        optimizers = make_optimizers(objective, job.training, exclude_from_muon=head.parameters())
         self.why_plain = objective.why_plain
         self.module, *self.optimizers = self.accelerator.prepare(objective, *optimizers)
         self.trainable = {
@@ -94,17 +80,33 @@ class _Loop:
             for name, parameter in job.student.model.named_parameters()
             if parameter.requires_grad
         }
+        # They are part of a checkpoint, and not of the finished student.
+        beside = objective.projectors
+        self.trainable |= {
+            f"projectors.{n}": p for n, p in beside.named_parameters() if p.requires_grad
+        }
+        self.saved = self.trainable | {f"projectors.{n}": t for n, t in beside.state_dict().items()}
+        self._matches = objective.matches
         self.names = loss_names(job.losses)
         self.vision = cache_vision_features(job, self.accelerator)
-        self.encoded = EncodedExamples(job.examples, job.student.encoder, job.data, self.vision)
+        shared = partial(training_batch, job.student, share_prefix=True)
+        together = shared if job.training.share_prefix else None
+        encoder = job.student.encoder
+        self.encoded = EncodedExamples(job.examples, encoder, job.data, self.vision, together)
         self.steps = plan_steps(job.examples, self.encoded.answer_tokens, job.training, job.seed)
         fraction = job.training.on_policy.fraction
         self.steps = drawn_steps(self.steps, job.examples, fraction, job.seed)
         self.own_answers = OwnAnswers(job, self.encoded, self.steps, self.accelerator)
         self._signalled = {loss.target for loss in job.losses if loss.needs_signal}
-        self._stream: Iterator[list[Encoded]] = iter(())
-        self._stream_at = -1
-        self.counters = _Counters(micro_batch=job.training.samples_per_micro_batch)
+        self._compared = {loss.target for loss in job.losses if loss.reads_features}
+        self.counters = Counters(micro_batch=job.training.samples_per_micro_batch)
+        self.feed = Feed(
+            self.encoded,
+            self._micro_batches,
+            len(self.steps),
+            workers=job.training.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
         self.checkpoints = job.output / "checkpoints"
 
     @property
@@ -122,11 +124,12 @@ class _Loop:
         )
         started, seconds_before = time.monotonic(), self._seconds_so_far()
         self.module.train()
-        with stop_on_signals() as stop, meter(job.title, total, done=first) as progress:
+        meters = meter(job.title, total, done=first)
+        with stop_on_signals() as stop, meters as progress, closing(self.feed):
             for step in range(first, total):
                 self.own_answers.refresh(step, self.counters.micro_batch)
                 report = self._step_within_memory(step)
-                self._count(report)
+                self.counters.count(report)
                 if self._is_due(step + 1, job.training.log_every):
                     elapsed = seconds_before + time.monotonic() - started
                     row = self._row(step + 1, report, elapsed)
@@ -152,7 +155,7 @@ class _Loop:
 
     # -- one step ---------------------------------------------------------------------------
 
-    def _step_within_memory(self, step: int) -> _Step:
+    def _step_within_memory(self, step: int) -> StepReport:
         """Run a step; when memory runs out, halve the micro-batch and run the same step again."""
         random_state = checkpoint.random_state()
         while True:
@@ -190,19 +193,24 @@ class _Loop:
         ]
         total = torch.zeros(len(self.job.losses), device=self.accelerator.device)
         for number, micro_batch in enumerate(own):
-            batch, signal = self._load(step, number, micro_batch)
+            batch, signal, features = self._load(step, number, micro_batch)
             is_last = number == len(own) - 1
             with _maybe_no_sync(self.accelerator, self.module, not is_last):
                 counted = 1.0 if micro_batch.counted else 0.0
                 own_weights = [weight * counted for weight in weights]
                 weighted, sums = self.module(
-                    batch.inputs, batch.targets_BL, micro_batch.target, signal, own_weights
+                    batch.inputs,
+                    batch.targets_BL,
+                    micro_batch.target,
+                    signal,
+                    own_weights,
+                    features,
                 )
                 self.accelerator.backward(weighted)
             total += sums * counted
         return total, divisors
 
-    def _update(self, step: int, sums: Tensor, divisors: list[int]) -> _Step:
+    def _update(self, step: int, sums: Tensor, divisors: list[int]) -> StepReport:
         training = self.job.training
         sums = self.accelerator.reduce(sums, "sum")
         parts = [
@@ -224,7 +232,7 @@ class _Loop:
                 optimizer.step()
         self._zero_gradients()
         tokens = sum(self.encoded.answer_tokens[index] for index in self.steps[step])
-        return _Step(loss, parts, norm, tokens, len(self.steps[step]))
+        return StepReport(loss, parts, norm, tokens, len(self.steps[step]))
 
     def _handle_non_finite(self, step: int, loss: float, norm: float) -> None:
         ids = [self.job.examples[i].sample.id for i in self.steps[step]]
@@ -250,6 +258,7 @@ class _Loop:
             size=self.counters.micro_batch,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
+            share_prefix=self.job.training.share_prefix,
         )
 
     def _divisors(self, step: int) -> list[int]:
@@ -265,28 +274,22 @@ class _Loop:
 
     def _size(self, index: int) -> AnswerSize:
         tokens = self.encoded.answer_tokens[index]
-        return AnswerSize(tokens, tokens if self.job.spans is None else self.job.spans[index])
+        spans = tokens if self.job.spans is None else self.job.spans[index]
+        pictured = 1 if self.job.examples[index].sample.images else 0
+        return AnswerSize(tokens, spans, pictured=pictured)
 
     def _load(self, step: int, number: int, micro_batch: MicroBatch) -> _Loaded:
-        if number == 0 and self._stream_at != step:
-            rest = (m for later in range(step, len(self.steps)) for m in self._micro_batches(later))
-            known = (m for m in rest if m.target != TARGET)
-            self._stream = self.encoded.stream(known, self.job.training.workers)
-        # Whoever leaves the step half-way (out of memory) makes the next try start a new stream.
-        self._stream_at = step + 1 if number == len(self._micro_batches(step)) - 1 else -1
-        if micro_batch.target == TARGET:  # written just now, and in this process
-            items = [self.encoded[index] for index in micro_batch.indices]
-        else:
-            items = next(self._stream)
-        batch = collate(items, pad_id=self.job.student.encoder.pad_id, side="right")
-        signal = None
+        found = self.feed.get(step, number, micro_batch)
+        device = self.accelerator.device
+        ids = [self.job.examples[i].sample.id for i in micro_batch.indices]
+        signal = features = None
         if self.job.signals is not None and micro_batch.target in self._signalled:
-            signal = self.job.signals.signal(
-                [self.job.examples[i].sample.id for i in micro_batch.indices],
-                [self.job.vocabulary.columns_of(item.answer_ids).tolist() for item in items],
-            )
-            signal = on_device(signal, self.accelerator.device)
-        return batch.to(self.accelerator.device), signal
+            columns_of = self.job.vocabulary.columns_of
+            columns = [columns_of(torch.tensor(answer)).tolist() for answer in found.answers]
+            signal = on_device(self.job.signals.signal(ids, columns), device)
+        if self.job.features is not None and micro_batch.target in self._compared:
+            features = features_on(self.job.features.features(ids, found.answers), device)
+        return found.batch.to(device), signal, features
 
     # -- state ------------------------------------------------------------------------------
 
@@ -296,8 +299,8 @@ class _Loop:
             if self._is_main:
                 (self.job.output / METRICS).unlink(missing_ok=True)
             return 0
-        state = checkpoint.load(found, weights=self.trainable, optimizers=self._plain_optimizers())
-        self.counters = _Counters(**state["counters"])
+        state = checkpoint.load(found, weights=self.saved, optimizers=self._plain_optimizers())
+        self.counters = Counters(**state["counters"])
         self.own_answers.restore({int(i): text for i, text in state["own_answers"].items()})
         if self._is_main:
             rows = [
@@ -314,7 +317,7 @@ class _Loop:
             checkpoint.save(
                 self.checkpoints,
                 step,
-                weights=self.trainable,
+                weights=self.saved,
                 optimizers=self._plain_optimizers(),
                 state={"counters": vars(self.counters), "own_answers": self.own_answers.state()},
             )
@@ -329,20 +332,9 @@ class _Loop:
 
     # -- reporting --------------------------------------------------------------------------
 
-    def _count(self, report: _Step) -> None:
-        self.counters.samples += report.samples
-        self.counters.answer_tokens += report.answer_tokens
-        if not self.counters.sums:
-            self.counters.sums = [0.0] * (1 + len(report.parts))
-        self.counters.sums = [
-            a + b for a, b in zip(self.counters.sums, [report.loss, *report.parts], strict=True)
-        ]
-        self.counters.rows += 1
-
-    def _row(self, step: int, report: _Step, seconds: float) -> dict[str, Any]:
+    def _row(self, step: int, report: StepReport, seconds: float) -> dict[str, Any]:
         """A row of metrics.jsonl: means since the last row."""
-        loss, *parts = [value / self.counters.rows for value in self.counters.sums]
-        self.counters.sums, self.counters.rows = [], 0
+        loss, *parts = self.counters.means()
         return {
             "step": step,
             "loss": loss,
@@ -354,7 +346,9 @@ class _Loop:
             "skipped": self.counters.skipped,
             "seconds": round(seconds, 3),
             "tokens_per_second": round(self.counters.answer_tokens / max(seconds, 1e-9), 1),
+            "data_wait_share": round(self.feed.share_waited(), 4),
             **memory_in_use(),
+            **({} if self._matches is None else {"matches": self._matches.tolist()}),
         }
 
     def _seconds_so_far(self) -> float:
@@ -392,6 +386,4 @@ class _Loop:
 
 
 def _maybe_no_sync(accelerator: Accelerator, module: torch.nn.Module, wanted: bool) -> Any:
-    from contextlib import nullcontext
-
     return accelerator.no_sync(module) if wanted else nullcontext()

@@ -15,6 +15,9 @@ from torch import nn
 
 from limbeck.recipe.sections import Training
 
+_FUSED_DEVICES = ("cpu", "cuda", "mps")
+"""Where one kernel updates a weight with both of its moments."""
+
 
 def make_optimizers(
     model: nn.Module, training: Training, *, exclude_from_muon: Iterable[nn.Parameter] = ()
@@ -56,6 +59,7 @@ def make_optimizers(
                 [g for g in groups if g["params"]],
                 lr=training.learning_rate,
                 betas=training.betas,
+                fused=all(p.device.type in _FUSED_DEVICES for p in rest),
             )
         )
     for optimizer in optimizers:

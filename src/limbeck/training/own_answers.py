@@ -9,12 +9,13 @@ that moment; no gradient runs through the writing, and the prompt is never in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from limbeck.data.packing import pictures_of, whole_groups
 from limbeck.training.batches import Example
 from limbeck.training.examples import EncodedExamples
 from limbeck.training.job import Job
@@ -64,15 +65,14 @@ class OwnAnswers:
         indices = sorted({i for one in window for i in one if self._is_own(i)})
         if not indices:
             return
-        share = indices[self._accelerator.process_index :: self._accelerator.num_processes]
         written: list[tuple[int, str]] = []
-        for start in range(0, len(share), batch_size):
-            batch = share[start : start + batch_size]
+        for batch in self._batches(indices, batch_size):
             with self._accelerator.autocast():
                 answers = self._job.student.generate(
                     [self._encoded[index] for index in batch],
                     max_new_tokens=settings.max_new_tokens,
                     temperature=settings.temperature,
+                    share_prefix=self._job.training.share_prefix,
                     seed=int(
                         np.random.default_rng((self._job.seed, 2, step, batch[0])).integers(2**31)
                     ),
@@ -81,6 +81,18 @@ class OwnAnswers:
         if self._accelerator.num_processes > 1:
             written = gather_object(written)
         self.restore(dict(sorted(written)))
+
+    def _batches(self, indices: Sequence[int], size: int) -> list[list[int]]:
+        """This rank's, with neighbours on the same pictures where they share a beginning."""
+        rank, ranks = self._accelerator.process_index, self._accelerator.num_processes
+        if not self._job.training.share_prefix:
+            share = list(indices[rank::ranks])
+            return [share[start : start + size] for start in range(0, len(share), size)]
+
+        def kind_of(index: int) -> Hashable:
+            return pictures_of(self._job.examples[index].sample)
+
+        return whole_groups(indices, kind_of, self._encoded.expected_lengths, size)[rank::ranks]
 
     def restore(self, answers: Mapping[int, str]) -> None:
         """Take the answers of a window, for example those that a checkpoint kept."""

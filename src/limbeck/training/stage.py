@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from limbeck.data.labels import TEACHER, TOKENIZER, read_labels
 from limbeck.errors import DataError, UsageError
 from limbeck.losses import Loss
+from limbeck.losses.feature_loss import FeatureLoss
 from limbeck.recipe.sections import (
     Adapter,
     FineTune,
@@ -22,15 +24,17 @@ from limbeck.recipe.sections import (
     Student,
     Training,
 )
-from limbeck.records import Sample
+from limbeck.records import AlignedSignal, Features, Sample
 from limbeck.signals import SignalSource
-from limbeck.teachers import OpenTeacher, Teacher
+from limbeck.signals.features import FeatureCache, FeatureSource, JoinedFeatures, LiveFeatures
+from limbeck.teachers import OpenTeacher, Teacher, share_prefixes
 from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
 from limbeck.training.job import Job, TeacherFacts
+from limbeck.training.verbalising import read_both
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from limbeck.models.load import LoadedModel
 
 MODEL = "student"
 """Sub-folder of a finished training stage that `from_pretrained` loads."""
@@ -61,10 +65,14 @@ def train_student(
     seed: int,
     device: str,
     title: str,
+    features: Sequence[Path] = (),
+    verbalisers: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Train one arm's student on the labelled samples and write `student/` and metrics.jsonl.
 
-    Of several label folders the first is the teacher's; no sample is in two of them.
+    Of several label folders the first is the teacher's; no sample is in two of them. `features` are
+    folders with the teacher's inner states, for losses on them, and `verbalisers` those of student
+    and teacher, where layers speak.
 
     Raises:
         DataError: a loss wants gold answers and samples have none; labels and data disagree.
@@ -96,10 +104,25 @@ def train_student(
     def columns_of(text: str) -> list[int]:
         return vocabulary.columns_of(torch.tensor(student.encoder.answer_tokens(text))).tolist()
 
+    inner = [loss for loss in losses if isinstance(loss, FeatureLoss)]
+    session: OpenTeacher | None = None
+    if labelling.signal == "live" and (signalled or inner):
+        session = teacher.open(data, device=device)
+        about = replace(about, live_memory=session.describe_memory())
+        if training.share_prefix:
+            share_prefixes(session, [example.sample for example in examples])
+    if verbalisers:
+        own, theirs = verbalisers
+        job.verbalisers = read_both(student, vocabulary, own, theirs)
+    if inner:
+        text_of = answer_texts(examples, job.own_answers, student.encoder.answer_tokens)
+        job.features = (
+            JoinedFeatures([FeatureCache(folder) for folder in features])
+            if session is None
+            else live_features(session, examples, text_of, student, inner)
+        )
     if signalled:
-        if labelling.signal == "live":
-            session = teacher.open(data, device=device)
-            about = replace(about, live_memory=session.describe_memory())
+        if session is not None:
             job.signals = live_signal(session, examples, job.own_answers, columns_of)
         else:
             sources = [
@@ -117,7 +140,9 @@ def train_student(
                 teacher_tokenizer=_teacher_tokenizer(first),
                 about_teacher=about_teacher,
             )
-    return _train(job, section.adapter, section.freeze, about)
+    with closing(session) if session is not None else nullcontext():
+        summary = _train(job, section.adapter, section.freeze, about)
+    return {**summary, "signal": labelling.signal if signalled else None}
 
 
 def fine_tune(
@@ -229,10 +254,32 @@ def live_signal(
         own_answers: what the student last wrote, by sample id; changes while it trains.
         tokens_of: the student's tokens of an answer, to tell its own from the labelled one.
     """
-    import torch
+    from limbeck.signals.live import LiveSignal, joined
 
-    from limbeck.signals.live import LiveSignal
+    text_of = answer_texts(examples, own_answers, tokens_of)
+    samples = {example.sample.id: example.sample for example in examples}
 
+    def signal_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> AlignedSignal:
+        texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
+        scored = session.score([samples[i] for i in ids], texts)
+        for sample_id, answer, teacher in zip(ids, answers, scored, strict=True):
+            if list(teacher.answer_ids) != list(answer):
+                raise DataError(
+                    "teacher and student cut the answer into different tokens",
+                    where=f"sample {sample_id}",
+                    mend="their end-of-turn tokens differ; use kind: cross_tokenizer",
+                )
+        return joined([teacher.signal for teacher in scored])
+
+    return LiveSignal(signal_of)
+
+
+def answer_texts(
+    examples: Sequence[Example],
+    own_answers: Mapping[str, str] | None,
+    tokens_of: Callable[[str], Sequence[int]] | None,
+) -> Callable[[str, Sequence[int]], str]:
+    """From a sample and the tokens of an answer to its text: the student's own or the labelled."""
     # Where gold answers are labelled, examples of either target have the labelled text.
     labelled = {e.sample.id: e for e in sorted(examples, key=lambda e: e.target == "teacher")}
 
@@ -242,19 +289,28 @@ def live_signal(
             return own
         return labelled[sample_id].answer
 
-    def logits_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Tensor:
-        texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
-        scored = session.score([labelled[i].sample for i in ids], texts)
-        for sample_id, answer, teacher in zip(ids, answers, scored, strict=True):
-            if list(teacher.answer_ids) != list(answer):
-                raise DataError(
-                    "teacher and student cut the answer into different tokens",
-                    where=f"sample {sample_id}",
-                    mend="their end-of-turn tokens differ; use kind: cross_tokenizer",
-                )
-        return torch.cat([teacher.logits_NV for teacher in scored])
+    return text_of
 
-    return LiveSignal(logits_of)
+
+def live_features(
+    session: OpenTeacher,
+    examples: Sequence[Example],
+    text_of: Callable[[str, Sequence[int]], str],
+    student: LoadedModel,
+    losses: Sequence[FeatureLoss],
+) -> FeatureSource:
+    """Inner states computed by the teacher while the student trains."""
+    from limbeck.models.taps import shape_of
+
+    samples = {example.sample.id: example.sample for example in examples}
+    own = shape_of(student.base.config)
+    taps = [theirs for loss in losses for _, theirs in loss.pairs(own, session.shape)]
+
+    def features_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Features:
+        texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
+        return session.features([samples[i] for i in ids], texts, taps)
+
+    return LiveFeatures(session.shape, features_of)
 
 
 def _train(

@@ -75,7 +75,7 @@ def flatten(row: dict[str, Any]) -> dict[str, float]:
     for name, value in row.items():
         if isinstance(value, dict):
             flat |= {f"{name}/{key}": inner for key, inner in value.items()}
-        else:
+        elif not isinstance(value, list):  # a matrix stays in metrics.jsonl
             flat[name] = value
     return flat
 

@@ -6,6 +6,7 @@ the data stage's work, by the options that every source has.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,19 +35,23 @@ class Row:
     """One row as a source found it, before images are opened and messages normalised.
 
     `where` locates it for error messages (`file.jsonl:17`). `messages` is anything that
-    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs.
+    `limbeck.data.messages.normalise` accepts; `images` are file paths, raw bytes or data URIs, and
+    so are `videos` (or folders), of which `frames` frames each become pictures.
     `split` is the source's own name for it. `error` is set where the source could not even read
-    the row.
+    the row. `source` is whose options hold for it, where that is not the source that is prepared.
     """
 
     id: str
     where: str
     messages: Any = None
     images: list[Any] = field(default_factory=lambda: [])
+    videos: list[Any] = field(default_factory=lambda: [])
+    frames: int = 8
     references: Any = field(default_factory=lambda: [])
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=lambda: {})
     error: str | None = None
+    source: Source | None = None
 
 
 class Source(Component):
@@ -61,6 +66,11 @@ class Source(Component):
         "value, <image> says where its pictures stand (default: in front)",
     )
     limit: int | None = Field(None, gt=0, description="samples of each split, the first ones")
+    split: str | None = Field(
+        None,
+        pattern=r"^[\w.-]{1,100}$",
+        description="of all rows, whatever the source says, such as unlabelled",
+    )
     splits: Literal["native", "hash"] = Field(
         "native", description="native: as the source says, else train; hash: drawn anew, stable"
     )
@@ -84,6 +94,12 @@ class Source(Component):
     max_aspect_ratio: float = Field(
         200, ge=1, description="of a picture's sides; Qwen-VL processors refuse more than 200"
     )
+    duplicates: Literal["warn", "drop", "ignore"] = Field(
+        "warn",
+        description="pictures that occur twice, also re-encoded or resized: warn: of those that "
+        "held-out splits share with others; drop: leave out the training side, and repeats within "
+        "a split, after limit; ignore: do not look",
+    )
     licence: str | None = Field(None, description="recorded with the data, carried to the report")
 
     @model_validator(mode="after")
@@ -92,6 +108,8 @@ class Source(Component):
             for name in ("validation_share", "test_share", "hash_by"):
                 if getattr(self, name) is not None:
                     raise ValueError(f"{name} needs splits: hash")
+        elif self.split is not None:
+            raise ValueError("split and splits: hash exclude one another")
         elif self.shares[0] + self.shares[1] >= 1:
             raise ValueError("validation_share and test_share leave nothing to train on")
         return self
@@ -104,6 +122,8 @@ class Source(Component):
 
     def split_of(self, name: str | None) -> str:
         """Our name of a native split; a row that names none is for training."""
+        if self.split is not None:
+            return self.split
         if name is None:
             return "train"
         return self.split_names.get(name) or SPLIT_NAMES.get(name.lower(), name)
@@ -119,6 +139,10 @@ class Source(Component):
     def image_roots(self) -> list[Path]:
         """Folders that pictures may be in; relative paths start from the first."""
         return []
+
+    def stated_licence(self) -> str | None:
+        """The licence to record with the data."""
+        return self.licence
 
     def content_key(self) -> Any:
         """What identifies the content behind the fields: hashes or sizes and times of files.
@@ -136,6 +160,11 @@ def file_stamp(path: Path) -> list[int] | None:
     except (OSError, ValueError):
         return None
     return [status.st_size, status.st_mtime_ns]
+
+
+def media_stamp(path: Path) -> Any:
+    """Of a picture, a video, or a folder of frames."""
+    return folder_stamp(path) if os.path.isdir(path) else file_stamp(path)
 
 
 def folder_stamp(folder: Path) -> str:

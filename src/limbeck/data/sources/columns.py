@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from limbeck.data.messages import PLACEHOLDER
+from limbeck.data.messages import PLACEHOLDER, VIDEO_PLACEHOLDER
 from limbeck.data.sources import Row, Source
 from limbeck.errors import DataError
 from limbeck.recipe.component import Section
@@ -22,6 +22,7 @@ USUAL: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "messages": ("messages", "conversations"),
     "image": ("images", "image"),
+    "video": ("videos", "video"),
     "references": ("references", "captions", "caption", "answers", "answer", "text"),
     "split": ("split",),
     "category": ("category",),
@@ -34,6 +35,7 @@ class Columns(Section):
     id: str | None = Field(None, description="default: id, else the row's number")
     messages: str | None = Field(None, description="default: messages or conversations, if any")
     image: str | None = Field(None, description="one picture or a list; default: images or image")
+    video: str | None = Field(None, description="one video or a list; default: videos or video")
     references: str | None = Field(
         None,
         description="one answer or a list; default: the first of references, captions, caption, "
@@ -48,6 +50,9 @@ class ColumnSource(Source):
     """A source whose rows are mappings of columns."""
 
     columns: Columns = Columns()
+    frames: int = Field(
+        8, ge=1, le=256, description="of each video, evenly spread from its first to its last"
+    )
     image_root: str | None = Field(
         None, description="folder of the pictures; default: the data set's own folder"
     )
@@ -111,14 +116,17 @@ class ColumnSource(Source):
         if images is None:
             images = []
         row.images = images if isinstance(images, list) else [images]
+        videos = self._value(values, "video")
+        row.videos = [] if videos is None else videos if isinstance(videos, list) else [videos]
+        row.frames = self.frames
         row.messages = self._value(values, "messages")
         row.references = self._value(values, "references", chat=row.messages is not None)
         if isinstance(row.messages, str):
             row.messages = _parsed(row.messages)
         if row.messages is None:
-            if not row.images:
-                raise DataError("row has neither messages nor an image")
-            row.messages = [{"role": "user", "content": self._prompt(values, len(row.images))}]
+            if not row.images and not row.videos:
+                raise DataError("row has neither messages nor an image nor a video")
+            row.messages = [{"role": "user", "content": self._prompt(values, row)}]
 
     def _metadata(self, values: dict[str, Any]) -> dict[str, Any]:
         own = values.get("metadata")
@@ -137,15 +145,16 @@ class ColumnSource(Source):
         usual = [name for name in USUAL[what] if not (chat and name == "text")]
         return next((values[name] for name in usual if values.get(name) is not None), None)
 
-    def _prompt(self, values: dict[str, Any], images: int) -> list[dict[str, Any]]:
+    def _prompt(self, values: dict[str, Any], row: Row) -> list[dict[str, Any]]:
         """The template's parts; a column's value is text whatever it looks like."""
-        pieces = self.prompt.split(PLACEHOLDER)
+        pieces = re.split(f"({PLACEHOLDER}|{VIDEO_PLACEHOLDER})", self.prompt)
         parts: list[dict[str, Any]] = []
         if len(pieces) == 1:
-            parts = [{"type": "image"}] * images
-        for index, piece in enumerate(pieces):
-            if index:
-                parts.append({"type": "image"})
+            parts = [{"type": "video"}] * len(row.videos) + [{"type": "image"}] * len(row.images)
+        for piece in pieces:
+            if piece in (PLACEHOLDER, VIDEO_PLACEHOLDER):
+                parts.append({"type": piece[1:-1]})
+                continue
             text = TEMPLATE.sub(lambda match: _shown(values, match[1]), piece)
             if text.strip():
                 parts.append({"type": "text", "text": text.strip("\r\n")})

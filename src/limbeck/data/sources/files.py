@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from limbeck.data.locate import locate_image
 from limbeck.data.messages import normalise
-from limbeck.data.sources import SPLIT_NAMES, Row, file_stamp
+from limbeck.data.sources import SPLIT_NAMES, Row, media_stamp
 from limbeck.data.sources.columns import ColumnSource
 from limbeck.errors import DataError
 from limbeck.store import file_sha256, fingerprint
@@ -71,9 +71,14 @@ class FileSource(ColumnSource):
         for row in self.light_rows():
             try:
                 if row.error is None:
-                    _, images, _ = normalise(row.messages, row.images, [], where=row.where)
+                    _, images, _ = normalise(
+                        *(row.messages, row.images, []),
+                        where=row.where,
+                        videos=row.videos,
+                        frames_of=lambda video: [video],
+                    )
                     found = [locate_image(image, roots, where=row.where) for image in images]
-                    stamps += [file_stamp(path) for path in found if isinstance(path, Path)]
+                    stamps += [media_stamp(path) for path in found if isinstance(path, Path)]
             except DataError:
                 continue  # the data stage quarantines it, whatever its pictures are
         return fingerprint(stamps)

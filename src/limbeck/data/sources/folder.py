@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from limbeck.data.images import SUFFIXES
+from limbeck.data.images import FILE_SUFFIXES
 from limbeck.data.sources import SPLIT_NAMES, Row, folder_stamp
 from limbeck.data.sources.columns import ColumnSource
 from limbeck.data.sources.jsonl import read_lines
 from limbeck.errors import DataError
 
-PICTURES = {*SUFFIXES.values(), ".jpeg", ".tiff"}
 TABLES = ("metadata.jsonl", "metadata.csv")
 
 
@@ -43,7 +42,7 @@ class Folder(ColumnSource):
                 yield from self._table(table, base)
             return
         for path in sorted(base.rglob("*")):
-            if path.suffix.lower() in PICTURES and not _hidden(path, base):
+            if path.suffix.lower() in FILE_SUFFIXES and not _hidden(path, base):
                 yield self._picture(path, base)
 
     def own_roots(self) -> list[Path]:

@@ -11,6 +11,9 @@ This is a folder because it imports torch: looking for losses by name imports th
 The gradients are computed in the forward pass, for the weighted total of the losses; the backward
 pass multiplies them by what comes in and hands them to autograd. So accumulation, loss scaling,
 tied embeddings and the hooks of distributed training work as they do for any other function.
+
+With a tolerance the gradient of the head's weights is computed for those tokens only that matter to
+it (`limbeck.losses.fused.columns`); all other gradients and the values are the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from torch.autograd.function import once_differentiable
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.losses.block import Block
+from limbeck.losses.fused.columns import kept_columns
 from limbeck.losses.fused.gradients import Gradients
+from limbeck.losses.fused.memory import Buffers
 from limbeck.records import AlignedSignal, Dense, LinearHead, TopK
 
 CHUNK_ROWS = 256
@@ -47,6 +52,8 @@ class _Plan:
     teacher: AlignedSignal | None
     columns: slice
     chunk_rows: int
+    tolerance: float | None
+    buffers: Buffers
 
 
 def fused_sums(
@@ -56,6 +63,8 @@ def fused_sums(
     weights: Sequence[float],
     teacher: AlignedSignal | None,
     chunk_rows: int = CHUNK_ROWS,
+    tolerance: float | None = None,
+    buffers: Buffers | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted total of the losses over the N rows, and each loss's own sum.
 
@@ -69,14 +78,20 @@ def fused_sums(
         weights: of each loss's sum in the total; its `weight` field is not looked at.
         teacher: the signal on the same rows, where a loss needs it.
         chunk_rows: rows of logits in memory at once.
+        tolerance: leave the columns that together hold no more than its square of a chunk's
+            squared gradient out of the gradient of the first term's weight; None for none.
+        buffers: memory that is kept from call to call; None for new memory.
 
     Returns:
         The total, with a graph that can be gone back through once, and the unweighted sums,
         [number of losses], without a graph.
 
     Raises:
-        UsageError: a loss has no fused form, or does not fit the teacher's signal.
+        UsageError: a loss has no fused form, or does not fit the teacher's signal, or the
+            tolerance is not a share.
     """
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise UsageError(f"tolerance {tolerance:g} is not inside (0, 1)", mend="None is exact")
     for loss in losses:
         if not loss.fused:
             raise UsageError(f"{type(loss).__name__} has no fused form")
@@ -85,7 +100,9 @@ def fused_sums(
             f"the teacher's signal has {len(teacher)} rows, the student {len(labels_N)}"
         )
     first, size = head.first, head.size
-    plan = _Plan(losses, weights, labels_N, teacher, slice(first, first + size), chunk_rows)
+    columns = slice(first, first + size)
+    buffers = buffers or Buffers()
+    plan = _Plan(losses, weights, labels_N, teacher, columns, chunk_rows, tolerance, buffers)
     device = labels_N.device.type
     tensors = [tensor for term in head.terms for tensor in term]
     bias_R = head.bias_R
@@ -107,9 +124,10 @@ class _HeadAndLosses(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         inputs, weights = tensors[0::2], [weight[plan.columns] for weight in tensors[1::2]]
         wanted: Sequence[bool] = ctx.needs_input_grad[2:] if grad_enabled else ()
-        gradients = Gradients(plan.columns, len(plan.labels_N), bias_R, tensors, wanted)
+        filtered = plan.tolerance is not None and any(wanted[2:3])
         rows, vocabulary = len(plan.labels_N), weights[0].shape[0]
-        buffer = inputs[0].new_empty(min(plan.chunk_rows, rows), vocabulary)
+        gradients = Gradients(plan.columns, rows, bias_R, tensors, wanted, filtered, plan.buffers)
+        buffer = plan.buffers.take((min(plan.chunk_rows, rows), vocabulary), inputs[0])
         exact = torch.float64 if buffer.dtype == torch.float64 else torch.float32
         sums = torch.zeros(len(plan.losses), dtype=exact, device=buffer.device)
         for start in range(0, rows, plan.chunk_rows):
@@ -120,8 +138,12 @@ class _HeadAndLosses(torch.autograd.Function):
                 logits_NV.addmm_(further[chunk], weight.T)
             if bias_R is not None:
                 logits_NV += bias_R[plan.columns]
-            sums += _replace_by_gradient(plan, logits_NV, chunk, any(wanted))
-            gradients.add(logits_NV, chunk)
+            energy_V = sums.new_zeros(vocabulary) if filtered else None
+            sums += _replace_by_gradient(plan, logits_NV, chunk, any(wanted), energy_V)
+            kept_K = None
+            if energy_V is not None and plan.tolerance is not None:
+                kept_K = kept_columns(energy_V, plan.tolerance)
+            gradients.add(logits_NV, chunk, kept_K)
         ctx.gradients = gradients.found
         ctx.mark_non_differentiable(sums)
         ctx.set_materialize_grads(False)
@@ -148,9 +170,16 @@ class _HeadAndLosses(torch.autograd.Function):
 
 
 def _replace_by_gradient(
-    plan: _Plan, logits_NV: Tensor, chunk: slice, wants_gradient: bool
+    plan: _Plan,
+    logits_NV: Tensor,
+    chunk: slice,
+    wants_gradient: bool,
+    energy_V: Tensor | None,
 ) -> Tensor:
-    """Each loss's sum over a chunk; the logits become the gradient of their weighted total."""
+    """Each loss's sum over a chunk; the logits become the gradient of their weighted total.
+
+    The squares of the gradient's columns are added to `energy_V`, if there is one.
+    """
     vocabulary = logits_NV.shape[-1]
     elements = BLOCK_ELEMENTS.get(logits_NV.device.type, BLOCK_ELEMENTS_ELSEWHERE)
     block_rows = max(1, elements // vocabulary)
@@ -165,7 +194,7 @@ def _replace_by_gradient(
             for loss, weight in zip(plan.losses, plan.weights, strict=True)
         ]
         if wants_gradient:
-            block.write_gradient()
+            block.write_gradient(energy_V)
         sums = torch.stack(values) if sums is None else sums + torch.stack(values)
     assert sums is not None, "a chunk has rows"
     return sums

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 ask a training run to save and stop (exit code 75)."""
+"""SIGTERM and SIGUSR1 ask a long stage to save and stop (exit code 75)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from limbeck.errors import StoppedError
 
 
 class StopRequest:
@@ -18,6 +20,18 @@ class StopRequest:
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler: only notes the signal; the loop saves between two steps."""
         self.signal_name = signal.Signals(number).name
+
+    def raise_if_stopped(self) -> None:
+        """Stop here, where everything that is finished has been kept or is about to be.
+
+        Raises:
+            StoppedError: a signal has arrived.
+        """
+        if self.signal_name is not None:
+            raise StoppedError(
+                f"stopped by {self.signal_name}; what is finished is kept",
+                mend="run the same command to go on",
+            )
 
 
 @contextmanager
