@@ -274,6 +274,10 @@ def models(*names: str) -> Sequence[str]:
         ({"grow": None}, "student_round1' is not an arm"),
         ({"arms": {"student_round2": {}}}, "every recipe has this arm"),
         ({"grow__keep": {}}, "needs share"),
+        (
+            {"label": {"samples": 2, "temperature": 1.0, "choose": "reference:rouge_l"}},
+            "no references to choose",
+        ),
     ],
 )
 def test_what_cannot_be_compared_or_trained_is_refused(
@@ -281,6 +285,21 @@ def test_what_cannot_be_compared_or_trained_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         graph_of(growing(tmp_path, **changes))
+
+
+def test_references_of_the_pool_are_not_looked_at(tmp_path: Path) -> None:
+    recipe = growing(
+        tmp_path,
+        **{"grow__rounds": 1, "grow__split": "train", "grow__samples_per_round": None},
+        **{"label__limit": 6, "label__answers": "generated", "label__gold_share": 1.0},
+        evaluate__models=["student"],
+    )
+    result = pipeline.run(recipe, until="train")
+    pool = {s.id: s for s in read_samples(Path(result.stages[0]["folder"]), "train")[6:]}
+    (labels,) = rows_of(result, "labels", "round 2 by")
+    rows = read_labels(Path(labels["folder"]))
+    assert {row.sample_id for row in rows} == set(pool), "the samples without a first label"
+    assert any(row.text != pool[row.sample_id].references[0] for row in rows)
 
 
 def test_an_arm_may_grow_otherwise(tmp_path: Path) -> None:

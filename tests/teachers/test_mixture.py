@@ -235,3 +235,30 @@ def test_usage_is_summed_and_all_are_closed() -> None:
     assert session.usage() == {"requests": 4, "cost": 1.0}
     session.close()
     assert closed == ["a", "b"]
+
+
+def test_whatever_a_session_can_be_asked_is_asked_of_the_members() -> None:
+    """A method that is added to the protocol must not fall back to the base class here."""
+    from limbeck.teachers import several
+
+    asked = {name for name in vars(OpenTeacher) if not name.startswith("_")}
+    of_one_model = {"linear_head", "features", "shape"}  # not among the capabilities
+    by_others = {"left_of"}  # follows from `batched`
+    for kind in (several._Routed, several._Every):
+        own = {name for base in kind.__mro__[:2] for name in vars(base)}
+        scored = {"score"} if kind is several._Every else set()
+        assert asked - of_one_model - by_others - scored <= own
+    assert (
+        not {"hidden_states", "inner_states"}
+        & mixture(Path("a"), Path("b"), route={"shares": [1, 1]}).capabilities()
+    )
+
+
+def test_a_batch_is_asked_as_a_whole_where_one_member_pads_it(samples: list[Sample]) -> None:
+    class Served(Fixed):
+        batched = False
+
+    done = {samples[0].id}
+    for members, left in (([Served("a"), Served("b")], 1), ([Served("a"), Fixed("b")], 2)):
+        session = every_teacher(["0", "1"], members, can_score=False)
+        assert [len(b) for b in session.left_of([samples[:2], samples[:1]], done)] == [left]

@@ -287,3 +287,12 @@ def test_beside_quantised_weights_an_adapter_stays_active_and_is_not_trained(
     assert (ours - theirs).abs().max() < 1e-3
     with pytest.raises(UsageError, match="adapter is not merged"):
         prepare_for_training(active, adapter=Adapter(rank=2))
+
+
+def test_whatever_a_session_can_be_asked_is_asked_of_the_one_inside() -> None:
+    """A method that is added to the protocol must not fall back to the base class here."""
+    from limbeck.teachers import specialised as module
+
+    asked = {name for name in vars(OpenTeacher) if not name.startswith("_")}
+    by_others = {"left_of"}  # follows from `batched`
+    assert asked - by_others <= set(vars(module._Open))

@@ -10,6 +10,7 @@ from limbeck.data.samples import read_samples
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.recipe import Arm, Recipe
+from limbeck.recipe.labelling import REFERENCE
 from limbeck.teachers import Capability, Teacher
 
 
@@ -195,6 +196,12 @@ def check_growth(arms: Sequence[Arm], can: frozenset[Capability]) -> None:
                 "unlabelled pictures have no gold answers",
                 where="losses.target: gold",
                 mend="use target: teacher; with label.answers: gold that is the gold answer too",
+            )
+        if recipe.label.chosen_by.startswith(REFERENCE):
+            raise UsageError(
+                "unlabelled pictures have no references to choose answers by",
+                where="label.choose",
+                mend="choose by agreement or confidence",
             )
         if grow.labeller == "student" and any(loss.crosses_tokenizers for loss in losses):
             raise UsageError(

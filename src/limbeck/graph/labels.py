@@ -57,9 +57,9 @@ def round_stage(graph: Graph, arm: Arm, labeller: TeacherOf, number: int) -> Lab
     assert grow is not None
     # A student may be wrong often; what is unfit or unsure is left out, and counted.
     checks = recipe.label.checks.model_copy(update={"max_unfit_share": 1.0})
-    settings = recipe.label.model_copy(
-        update={"split": grow.split, "limit": None, "answers": "generated", "checks": checks}
-    )
+    update = {"split": grow.split, "limit": None, "answers": "generated", "checks": checks}
+    # The pool's references are never looked at, whether it has any or not.
+    settings = recipe.label.model_copy(update={**update, "gold_share": None})
 
     def samples_of(data: Path) -> list[Sample]:
         pool = read_samples(data, grow.split)

@@ -99,13 +99,13 @@ class Mixture(Teacher):
         return self
 
     def capabilities(self) -> frozenset[Capability]:
-        """What all of them can, but for hidden states, whose head has to be one.
+        """What all of them can, but for inner and hidden states, which have to be one model's.
 
         With `route: all` distributions come with the answer that was chosen; another answer is
         nobody's.
         """
         shared = frozenset.intersection(*(member.capabilities() for member in self.members()))
-        shared -= {"hidden_states"}
+        shared -= {"hidden_states", "inner_states"}
         if self.route != "all" or not shared & {"score", "log_probabilities"}:
             return shared
         return shared - {"score"} | {"log_probabilities"}

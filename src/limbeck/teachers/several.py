@@ -51,6 +51,10 @@ class _Several(OpenTeacher):
             found |= {(r.sample.id, r.number): answer for r, answer in pairs}
         return [found[r.sample.id, r.number] for r in asked]
 
+    @property
+    def batched(self) -> bool:  # type: ignore[override]
+        return any(session.batched for session in self.sessions)
+
     def save_tokenizer(self, folder: Path) -> None:
         self.sessions[0].save_tokenizer(folder)
 
@@ -125,6 +129,13 @@ class _Routed(_Several):
         number = self._number_of(sample)
         return number * APART + self.sessions[number].expected_length(sample)
 
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        reasons: list[str | None] = []
+        for number, session in enumerate(self.sessions):
+            if own := [sample for sample in samples if self._number_of(sample) == number]:
+                reasons.append(session.share_prefixes(own))
+        return _unless_one_does(reasons)
+
     def visual_tokens(self, sample: Sample) -> int | None:
         return self.sessions[self._number_of(sample)].visual_tokens(sample)
 
@@ -161,6 +172,9 @@ class _Every(_Several):
 
     def expected_length(self, sample: Sample) -> int:
         return max(session.expected_length(sample) for session in self.sessions)
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        return _unless_one_does([session.share_prefixes(samples) for session in self.sessions])
 
     def visual_tokens(self, sample: Sample) -> int | None:
         return self.sessions[0].visual_tokens(sample)
@@ -202,6 +216,12 @@ class _Every(_Several):
             best = max(sound, key=lambda number: fmean(_overlap(texts[number], t) for t in texts))
             chosen.append(candidates[best])
         return chosen
+
+
+def _unless_one_does(reasons: Sequence[str | None]) -> str | None:
+    """Why none shares beginnings; None where one does, since batches are then made for it."""
+    refused = [reason for reason in reasons if reason is not None]
+    return "; ".join(dict.fromkeys(refused)) if len(refused) == len(reasons) else None
 
 
 def _sound(candidates: Sequence[Answer]) -> list[int]:

@@ -18,7 +18,7 @@ from pydantic import SerializeAsAny
 from limbeck.data.samples import read_samples
 from limbeck.errors import DataError
 from limbeck.recipe.few_shot import FewShot
-from limbeck.records import Message, Sample
+from limbeck.records import Features, Message, ModelShape, Sample, Tap
 from limbeck.store import fingerprint
 from limbeck.teachers import (
     Answer,
@@ -160,6 +160,22 @@ class _Open(OpenTeacher):
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         return self._session.score(list(map(self._ask, samples)), answers)
+
+    @property
+    def batched(self) -> bool:  # type: ignore[override]
+        return self._session.batched
+
+    def features(
+        self, samples: Sequence[Sample], answers: Sequence[str], taps: Sequence[Tap]
+    ) -> Features:
+        return self._session.features(list(map(self._ask, samples)), answers, taps)
+
+    @property
+    def shape(self) -> ModelShape:
+        return self._session.shape
+
+    def share_prefixes(self, samples: Sequence[Sample]) -> str | None:
+        return self._session.share_prefixes(list(map(self._ask, samples)))
 
     def expected_length(self, sample: Sample) -> int:
         return self._session.expected_length(self._ask(sample))
