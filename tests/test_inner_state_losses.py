@@ -141,6 +141,10 @@ def test_a_killed_training_with_projectors_ends_in_the_same_bytes(
             "states along gold answers",
         ),
         ({"losses": [{"kind": "hidden_states", "target": "student"}]}, "label.signal is top_k"),
+        (
+            {"losses": [LOSSES[1]], "training__head_gradient_tolerance": 0.003},
+            "no loss is computed from logits",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_runs(
@@ -148,6 +152,10 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         pipeline.build_plan(recipe(tmp_path, **changes))
+
+
+def test_the_heads_gradient_can_be_filtered_beside_losses_on_inner_states(tmp_path: Path) -> None:
+    pipeline.build_plan(recipe(tmp_path, training__head_gradient_tolerance=0.003))
 
 
 def test_states_of_a_quarter_of_the_samples_are_kept_when_a_block_is_killed(

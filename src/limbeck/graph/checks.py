@@ -254,11 +254,15 @@ def check_head_gradient(arms: Sequence[Arm]) -> None:
         student = arm.recipe.student
         if arm.recipe.training.head_gradient_tolerance is None:
             continue
-        plain = [loss for loss in cast(Sequence[Loss], arm.recipe.losses) if not loss.fused]
+        losses = cast(Sequence[Loss], arm.recipe.losses)
+        by_logits = [loss for loss in losses if not loss.reads_features]
+        plain = [loss for loss in by_logits if not loss.fused]
         if student.adapter is not None or "head" in student.freeze:
             reason = "the head's own weights are not trained"
         elif plain:
             reason = f"{type(plain[0]).__name__} is computed from whole logits"
+        elif not by_logits:
+            reason = "no loss is computed from logits"
         else:
             continue
         raise UsageError(
