@@ -9,13 +9,17 @@ from typing import Any
 NAMES = ("loss", "cache", "pipeline", "shared_prefix", "labelling")
 
 
-def adopt(folder: Path, kept: Path) -> None:
-    """Keep the benchmarks' JSON files, without the single times of every round."""
+def adopt(folder: Path, kept: Path, remark: str | None = None) -> None:
+    """Keep the benchmarks' JSON files, without the single times of every round.
+
+    A remark, such as what else the machine was doing, is kept with the figures and stands by them.
+    """
     kept.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         source = folder / f"{name}.json"
         if source.is_file():
             content = _without(json.loads(source.read_text(encoding="utf-8")), "all_seconds")
+            content |= {"remark": remark} if remark else {}
             (kept / source.name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -32,7 +36,10 @@ def performance_page(kept: Path) -> str | None:
     for name, section in sections.items():
         path = kept / f"{name}.json"
         if path.is_file():
-            lines += ["", *section(json.loads(path.read_text(encoding="utf-8")))]
+            found = json.loads(path.read_text(encoding="utf-8"))
+            title, *rest = section(found)
+            remark = ["", f"**{found['remark']}**"] if "remark" in found else []
+            lines += ["", title, *remark, *rest]
     if not lines:
         return None
     head = [

@@ -176,11 +176,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     parser.add_argument("--adopt", type=Path, metavar="RESULTS", help="a run's results.json")
     parser.add_argument("--adopt-benchmarks", type=Path, metavar="FOLDER", help="work/benchmarks")
+    parser.add_argument("--remark", help="kept with the benchmarks that are adopted")
     arguments = parser.parse_args()
     if arguments.adopt:
         adopt(arguments.adopt)
     if arguments.adopt_benchmarks:
-        performance_page.adopt(arguments.adopt_benchmarks, BENCHMARKS)
+        performance_page.adopt(arguments.adopt_benchmarks, BENCHMARKS, arguments.remark)
     drifted = [
         (path, text)
         for path, text in pages().items()
