@@ -80,7 +80,7 @@ def _facts(metric: Mapping[str, Any], arm: str, floor: str, values: list[float])
     of = "" if shares else f" in {metric['name']}"
     if floor == MOST_FREQUENT:
         verb = "is right in" if shares else "scores"
-        return f"The most frequent answer in training {verb} {low}{of} against {own} of the {arm}"
+        return f"The most frequent answer in training {verb} {low}{of}, the {arm} {own}"
     verb, right = ("answers", " right") if shares else ("scores", "")
     return f"With blanked pictures the {arm} {verb} {low}{right}{of} against {own} with them"
 
