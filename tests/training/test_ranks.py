@@ -127,7 +127,7 @@ def write_questions(folder: Path) -> None:
             row = {
                 "messages": [{"role": "user", "content": parts}],
                 "images": [f"{colour}.png"],
-                "answers": [f"{colour} {n} " + "wall " * (len(question) % 5)],
+                "answers": [f"{colour} {n} " + "wall on the left side"[: 5 * (len(question) % 5)]],
             }
             lines.append(json.dumps(row))
     (folder / "rows.jsonl").write_text("\n".join(lines))

@@ -8,6 +8,7 @@ Source: Lee et al. 2024, "VLsI", arXiv 2412.01822, section 3.1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -162,10 +163,11 @@ def train_verbalisers(
         "logit_lens_losses": lens_losses["layers"],
         "losses": losses["layers"],
     }
-    save_verbalisers(output, verbalisers, facts)
-    if with_head:
-        weight_RH = head_matrix(model)
-        write_head(output, vocabulary.of(weight_RH.T).T.contiguous())
+    if os.environ.get("RANK", "0") == "0":  # two ranks would write into each other's files
+        save_verbalisers(output, verbalisers, facts)
+        if with_head:
+            weight_RH = head_matrix(model)
+            write_head(output, vocabulary.of(weight_RH.T).T.contiguous())
     return {**summary, **facts}
 
 
