@@ -272,11 +272,13 @@ def until(condition: Any, process: subprocess.Popen[bytes]) -> None:
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 130)],
 )
 def test_a_stopped_job_pays_for_nothing_twice(tmp_path: Path, number: int, code: int) -> None:
-    model, recipe = FaultyModel(seconds=0.1), tmp_path / "recipe.yaml"
+    # Slow enough that a starved test still catches the job half-way.
+    model, recipe = FaultyModel(seconds=0.3), tmp_path / "recipe.yaml"
     with ChatServer(model) as server:
         recipe.write_text(RECIPE % server.url + f"work: {tmp_path / 'work'}\n")
         process = start(recipe, "--debug")
-        until(lambda: len(model.billed) > 20, process)
+        until(lambda: len(model.billed) > 12, process)
+        assert process.poll() is None, "the job is under way"
         process.send_signal(number)
         _, first = process.communicate(timeout=60)
         assert process.returncode == code, first.decode()[-2000:]
