@@ -94,12 +94,14 @@ def _trained(
     )
     rounds = list(rounds)
     title = f"{arm.id} round {FIRST_ROUND + len(rounds)}" if recipe.grow else arm.id
-    first_seed = untrained(graph, Arm(arm.name, graph.recipe.seeds[0], recipe), teacher)
-    features = {
-        f"features/{number}": features_stage(graph, loss, section, first_seed, labels, teacher)
-        for number, loss in enumerate(loss for loss in losses if isinstance(loss, FeatureLoss))
-        if not live
-    }
+    inner = [loss for loss in losses if isinstance(loss, FeatureLoss)]
+    features: dict[str, Stage] = {}
+    if inner and not live:
+        first_seed = untrained(graph, Arm(arm.name, graph.recipe.seeds[0], recipe), teacher)
+        features = {
+            f"features/{number}": features_stage(graph, loss, section, first_seed, labels, teacher)
+            for number, loss in enumerate(inner)
+        }
     speaking = next((loss for loss in losses if isinstance(loss, Verbalised)), None)
     verbalisers: dict[str, Stage] = {}
     if speaking is not None:
