@@ -23,6 +23,7 @@ MODEL = "model"
 
 FORMAT_VERSIONS = {
     "data": 2,
+    "held_out": 1,
     "models": 1,
     "teacher": 2,
     "labels": 4,

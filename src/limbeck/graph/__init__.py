@@ -6,7 +6,6 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
-from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
@@ -14,8 +13,7 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, model_of
-from limbeck.graph.teacher import teacher_of
+from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
 __all__ = ["Graph", "graph_of"]
@@ -28,11 +26,14 @@ def graph_of(recipe: Recipe) -> Graph:
         UsageError: the recipe asks for what its own settings cannot give.
     """
     graph = Graph(recipe)
-    graph.data = graph.add(data_stage(graph))
-    teacher = teacher_of(graph, graph.teacher)
-    labels = label_stage(graph, teacher)
-    models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
-    predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
+    sides = TrainingSides(graph)
+    labels = sides.base.labels
+    models, predictions = [], []
+    for arm in graph.arms:
+        side = sides.of(arm)
+        models.append((arm, side.answerer(arm)))
+    for arm, model in models:
+        predictions.append((arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)))
     evaluation = evaluation_stage(graph, predictions)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, UsageError
 from limbeck.graph.checks import (
     check_growth,
     check_head_gradient,
@@ -16,7 +16,7 @@ from limbeck.graph.checks import (
     check_vision_cache,
     device_of,
 )
-from limbeck.recipe import Recipe, arms_of
+from limbeck.recipe import Arm, Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
 from limbeck.teachers import Teacher
@@ -38,14 +38,29 @@ class Graph:
         self.problems: list[LimbeckError] = []
         self.arms = arms_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
-        check_signals(recipe, self.arms, self.teacher.capabilities())
+        check_signals(recipe, [], self.teacher.capabilities())
         check_shown_examples(recipe, self.teacher)
+        for arm in self.arms:
+            self._check_side(arm)
         check_vision_cache(self.arms)
-        check_growth(self.arms, self.teacher.capabilities())
         check_head_gradient(self.arms)
         check_shared_prefixes(self.arms)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
+
+    def _check_side(self, arm: Arm) -> None:
+        """An arm may have a teacher and labels of its own."""
+        recipe, teacher = arm.recipe, cast(Teacher, arm.recipe.teacher)
+        try:
+            check_signals(recipe, [arm], teacher.capabilities())
+            check_shown_examples(recipe, teacher)
+            check_growth([arm], teacher.capabilities())
+        except UsageError as error:
+            shared = all(getattr(recipe, s) == getattr(self.recipe, s) for s in ("teacher", "label"))
+            if shared or not error.where or error.where.startswith("arms."):
+                raise
+            where = f"arms.{arm.name}.{error.where}"
+            raise UsageError(error.what, where=where, mend=error.mend) from error
 
     def add(self, stage: Stage) -> Stage:
         """Keep a stage once; arms that share one get the same object."""

@@ -37,7 +37,10 @@ def disk_needs(recipe: Recipe, data: Path | None) -> list[dict[str, Any]]:
         and `unknown`, the reason why `bytes` is None.
     """
     arms = [arm for arm in arms_of(recipe) if arm.trained]
-    needs = _signals(recipe, arms, data) + [_features(arm, data) for arm in _caching(arms)]
+    # An arm may have data, a teacher and labels of its own; its data is not counted.
+    counted = {arm.id: data if arm.recipe.data == recipe.data else None for arm in arms}
+    needs = [one for arm in arms for one in _signals(arm.recipe, [arm], counted[arm.id])]
+    needs += [_features(arm, counted[arm.id]) for arm in _caching(arms)]
     return [need for number, need in enumerate(needs) if need not in needs[:number]]
 
 

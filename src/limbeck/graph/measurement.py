@@ -18,8 +18,10 @@ from limbeck.teachers.specialised import Prompting
 Inputs = Mapping[str, Path]
 
 
-def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
-    """Let one model answer the evaluation samples."""
+def predictions_stage(
+    graph: Graph, arm: Arm, model: TeacherOf | None, held_out: Stage | None = None
+) -> Stage:
+    """Let one model answer the evaluation samples, after `held_out` found them unseen by it."""
     settings = graph.recipe.evaluate
     if model is None:
         return _most_frequent_stage(graph, arm)
@@ -47,6 +49,8 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf | None) -> Stage:
     if arm.blanked:
         identity["blank_pictures"] = True
     reads = {"data": graph.data, **model.reads("model")}
+    if held_out is not None:
+        reads["held_out"] = held_out
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
 
 

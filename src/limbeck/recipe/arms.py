@@ -9,13 +9,17 @@ list of arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.errors import UsageError
 from limbeck.recipe.loading import recipe_from, set_field
 from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
+
+
+OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "grow")
+"""What makes a student; all else is equal for all arms, so that they can be compared."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,11 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
         **earlier_rounds(recipe),
         **recipe.arms,
     }
+    from limbeck.recipe.design import ablated  # which overrides recipes as this module does
+
+    points = ablated(recipe)
     chosen: list[Arm] = []
-    for name in names if names is not None else recipe.evaluate.models:
+    for name in names if names is not None else _evaluated(recipe, points):
         base = sighted(name)
         if base == "teacher" or name == MOST_FREQUENT:
             chosen.append(Arm(name, None, recipe))
@@ -73,15 +80,21 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
             random_start = (student.build or student.compose) is not None
             seeds = recipe.seeds if random_start else (None,)
             chosen += [Arm(name, seed, recipe) for seed in seeds]
-        elif base in own:
-            overridden = override(recipe, own[base], where=f"arms.{base}")
+        elif base in points or base in own:
+            overridden = points.get(base) or override(recipe, own[base], where=f"arms.{base}")
             chosen += [Arm(name, seed, overridden) for seed in recipe.seeds]
         else:
-            known = ", ".join([*UNTRAINED, *own])
+            known = ", ".join(dict.fromkeys([*UNTRAINED, *own, *points]))
             raise UsageError(
                 f"{name!r} is not an arm", where="evaluate.models", mend=f"known arms: {known}"
             )
     return chosen
+
+
+def _evaluated(recipe: Recipe, points: Mapping[str, Recipe]) -> list[str]:
+    """The listed models; of an ablation also its points, and the student as their base."""
+    base = ["student"] if recipe.ablate is not None else []
+    return list(dict.fromkeys([*recipe.evaluate.models, *base, *points]))
 
 
 def control_overrides(recipe: Recipe) -> dict[str, Any]:
@@ -124,11 +137,12 @@ def _plain_losses(recipe: Recipe) -> dict[str, Any]:
 def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:
     """The recipe with some fields set anew, validated again."""
     for name in fields:
-        if name.split(".")[0] not in ("losses", "training", "student", "grow"):
+        if name.split(".")[0] not in OVERRIDABLE:
             raise UsageError(
                 f"{name!r} cannot differ between arms",
                 where=where,
-                mend="an arm may override losses, training, student and grow",
+                mend=f"an arm may override {', '.join(OVERRIDABLE)}; it is evaluated and measured "
+                "as the recipe says, on the recipe's own data, like every other arm",
             )
     if not fields:
         return recipe

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, JsonValue, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
+from limbeck.recipe.ablation import Ablate
 from limbeck.recipe.component import Component, Section, component_field
 from limbeck.recipe.growth import Grow
 from limbeck.recipe.sections import (
@@ -88,9 +89,14 @@ class Recipe(Section):
         default={}, description="more students: name -> overrides, each a dotted path and its value"
     )
 
+    ablate: Ablate | None = Field(
+        default=None, description="students from grids and lists of fields, compared; null: none"
+    )
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:
-        for name in self.arms:
+        points = [] if self.ablate is None else self.ablate.all_points(self.arms)
+        for name in (*self.arms, *(point.name for point in points)):
             if name in BUILT_IN or EARLIER_ROUND.fullmatch(name):
                 raise UsageError(
                     "every recipe has this arm; choose another name", where=f"arms.{name}"
@@ -101,7 +107,7 @@ class Recipe(Section):
                     where=f"arms.{name}",
                     mend="choose another name",
                 )
-            if not {name, name + BLANKED} & set(self.evaluate.models):
+            if name in self.arms and not points and not self._is_evaluated(name):
                 raise UsageError(
                     "nothing evaluates this arm",
                     where=f"arms.{name}",
@@ -109,14 +115,18 @@ class Recipe(Section):
                 )
         # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
         rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
-        known = (*BUILT_IN, *self.arms, *rounds)
+        ablated = [point.name for point in points]
+        known = (*BUILT_IN, *self.arms, *rounds, *ablated)
         known = (*known, *(name + BLANKED for name in known if name != MOST_FREQUENT))
         _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
-            models = [name for name in self.evaluate.models if has_cost(name)]
+            models = [name for name in (*self.evaluate.models, *ablated) if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self
+
+    def _is_evaluated(self, name: str) -> bool:
+        return bool({name, name + BLANKED} & set(self.evaluate.models))
 
 
 def _subset(chosen: Sequence[object], known: Sequence[object], where: str, what: str) -> None:
