@@ -331,7 +331,15 @@ def test_a_damaged_stage_is_refused_where_it_is_read(
         ),
         (
             {
-                "arms": {"x": {"teacher": {"backend": "openai", "base_url": "http://127.0.0.1"}}},
+                "arms": {
+                    "x": {
+                        "teacher": {
+                            "backend": "openai",
+                            "base_url": "http://127.0.0.1:9/v1",
+                            "model": "m",
+                        }
+                    }
+                },
                 "evaluate__models": ["student", "x"],
             },
             ["arms.x.label", "this teacher cannot"],

@@ -170,6 +170,59 @@ _stage_command("benchmark", "Measure latency, throughput and memory of what was 
 _stage_command("report", "Write the report from the results files.")
 
 
+@app.command("ablate")
+def ablate_command(
+    recipe: RecipePath,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A.B=1,2", help="an axis: a field and its values; several combine"),
+    ] = None,
+    listed: Annotated[
+        Path | None, typer.Option("--list", metavar="FILE", help="YAML: name -> overrides")
+    ] = None,
+    one_at_a_time: Annotated[
+        bool, typer.Option(help="vary one axis, the others as in the recipe")
+    ] = False,
+    controls: Annotated[
+        bool, typer.Option(help="train plain cross-entropy at every point that needs its own")
+    ] = False,
+    seeds: Annotated[
+        str | None, typer.Option(help="in place of the recipe's, separated by commas")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="by which effects are judged; default: the headline")
+    ] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="list the points; make nothing")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Vary fields of a recipe over a grid or a list, and say which of them moved quality."""
+    with reported(debug) as emit:
+        from limbeck import ablate
+        from limbeck.pipeline import build_plan, run
+
+        asked = ablate.Asked(tuple(grid or ()), listed, one_at_a_time, controls, seeds, metric)
+        ablation = ablate.ablation_recipe(recipe, overrides or (), asked)
+        if plan_only:
+            stages = build_plan(ablation).stages
+            design = ablate.describe_design(ablation)
+            left = sum(not row.done for row in stages)
+            design |= {"stages": len(stages), "to_do": left}
+            lines = [point["name"] for point in design["points"]]
+            emit(_json(design) if as_json else "\n".join([*lines, f"{left} stages to do"]))
+            return
+        first = os.environ.get("RANK", "0") == "0"
+        result = run(ablation, on_event=_tell if first else None)
+        if first:
+            results = ablate.results_of(ablation)
+            found = {**results["ablation"], "report": str(result.report)}
+            text = f"{ablate.describe_ablation(results)}\n\nreport: {result.report}"
+            emit(_json(found) if as_json else text)
+
+
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
     """Run the recipe that comes along: no download, no GPU, minutes on two cores."""

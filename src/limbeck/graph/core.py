@@ -17,6 +17,7 @@ from limbeck.graph.checks import (
     device_of,
 )
 from limbeck.recipe import Arm, Recipe, arms_of
+from limbeck.recipe.design import design_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
 from limbeck.teachers import Teacher
@@ -37,6 +38,7 @@ class Graph:
         self.stages: list[Stage] = []
         self.problems: list[LimbeckError] = []
         self.arms = arms_of(recipe)
+        self.design = design_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, [], self.teacher.capabilities())
         check_shown_examples(recipe, self.teacher)
@@ -56,7 +58,8 @@ class Graph:
             check_shown_examples(recipe, teacher)
             check_growth([arm], teacher.capabilities())
         except UsageError as error:
-            shared = all(getattr(recipe, s) == getattr(self.recipe, s) for s in ("teacher", "label"))
+            own = self.recipe
+            shared = (recipe.teacher, recipe.label) == (own.teacher, own.label)
             if shared or not error.where or error.where.startswith("arms."):
                 raise
             where = f"arms.{arm.name}.{error.where}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from limbeck.data.samples import read_samples
+from limbeck.graph.ablation import ablation_of, costs_as_the_base
 from limbeck.graph.core import Graph
 from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
@@ -76,7 +78,7 @@ def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
 
 def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
     """Score the answers of all models."""
-    settings = graph.recipe.evaluate
+    settings, design = graph.recipe.evaluate, graph.design
     arms = [(arm.id, arm.name, arm.seed) for arm, _ in predictions]
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
@@ -87,15 +89,18 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
             models=[(*arm, inputs[arm[0]]) for arm in arms],
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             settings=settings,
+            ablation=ablation_of(design) if design else None,
         )
 
-    identity = {
+    identity: dict[str, Any] = {
         "arms": arms,
         "evaluate": settings.model_dump(
             mode="json",
             include={"split", "limit", "metrics", "bootstrap", "confidence", "seed"},
         ),
     }
+    if design is not None:
+        identity["ablation"] = asdict(design)
     reads = {"data": graph.data, **{arm.id: stage for arm, stage in predictions}}
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
@@ -164,6 +169,7 @@ def report_stage(
                 models=listed,
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
+                ablation=graph.design,
             ),
         )
 
@@ -192,10 +198,13 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
     """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
 
-    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    A teacher that is served, or several, is left out unless it is listed, which is then refused. Of
+    an ablation's points those are timed whose model is not built like the recipe's student.
     """
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     if not has_cost(arm.name) or first != arm:
+        return False
+    if wanted is None and costs_as_the_base(graph.design, arm.name):
         return False
     return model.model is not None if wanted is None else arm.name in wanted

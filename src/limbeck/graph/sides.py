@@ -104,4 +104,3 @@ def _trained_splits(recipe: Recipe) -> list[str]:
     if isinstance(tune, FineTune):
         found.append(tune.split)
     return sorted(set(found))
-

@@ -168,7 +168,8 @@ def value_text(value: JsonValue) -> str:
     if isinstance(value, str):
         return value or '""'
     if isinstance(value, dict):
-        word = next((value[key] for key in ("kind", "model", "source", "backend") if key in value), 0)
+        words = (value[key] for key in ("kind", "model", "source", "backend") if key in value)
+        word = next(words, None)
         if isinstance(word, str):
             return word
     if isinstance(value, list) and value:

@@ -17,7 +17,6 @@ from limbeck.errors import UsageError
 from limbeck.recipe.loading import recipe_from, set_field
 from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
 
-
 OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "grow")
 """What makes a student; all else is equal for all arms, so that they can be compared."""
 

@@ -15,6 +15,8 @@ import yaml
 from markupsafe import Markup
 
 from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report.ablation_plots import ablation_plots
+from limbeck.report.ablation_tables import ablation_tables
 from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
 from limbeck.report.table import Results
@@ -48,6 +50,7 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
             difference_plot=figures.difference_plot(results),
             loss_plots=figures.loss_plots(results),
             histograms=figures.histograms(results),
+            ablation_plots=ablation_plots(results),
             **_shared(results),
         )
     )
@@ -102,6 +105,7 @@ def _shared(results: Results) -> dict[str, Any]:
         "savings": cost_tables.savings_table(results),
         "benchmarks": cost_tables.benchmark_tables(results),
         "machines": cost_tables.machines_table(results),
+        "ablation": ablation_tables(results),
         "training": fact_tables.training_table(results),
         "growth": fact_tables.growth_table(results),
         "signals": fact_tables.signals_table(results),

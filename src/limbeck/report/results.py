@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
+from limbeck.recipe.design import Design
 from limbeck.report import cost as costs_of
+from limbeck.report.ablation import ablation_of
 from limbeck.report.floors import floor_warnings, floors
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
@@ -47,6 +49,7 @@ class ReportInputs:
     models: Sequence[ReportModel] = ()
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    ablation: Design | None = None
 
 
 def assemble(inputs: ReportInputs) -> dict[str, Any]:
@@ -95,6 +98,8 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "versions": versions(),
         "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
     }
+    if inputs.ablation is not None:
+        results["ablation"] = ablation_of(inputs.ablation, results)
     results["warnings"] = warnings_of(results)
     if served and costs:
         results["warnings"].append(
