@@ -28,12 +28,11 @@ def graph_of(recipe: Recipe) -> Graph:
     graph = Graph(recipe)
     sides = TrainingSides(graph)
     labels = sides.base.labels
-    models, predictions = [], []
-    for arm in graph.arms:
-        side = sides.of(arm)
-        models.append((arm, side.answerer(arm)))
-    for arm, model in models:
-        predictions.append((arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)))
+    models = [(arm, sides.of(arm).answerer(arm)) for arm in graph.arms]
+    graph.models = models
+    predictions = [
+        (arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)) for arm, model in models
+    ]
     evaluation = evaluation_stage(graph, predictions)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)

@@ -67,7 +67,7 @@ def _sentences(
         found += [axis_sentence(axis, own.get(axis.path), words) for axis in grid]
     if len(grid) < len(design.axes):
         found += list_sentences([p for p in points if p["listed"]], words)
-    return [*found, *control_sentences(points[1:], words)]
+    return [*found, *control_sentences(points, words)]
 
 
 def _warnings(
@@ -75,7 +75,7 @@ def _warnings(
 ) -> list[str]:
     own = [row for row in effects if row["metric"] == words.metric["kind"]]
     number = len(own) + sum(p["difference"] is not None for p in points)
-    number += sum(p["control_difference"] is not None for p in points[1:])
+    number += sum(p["control_difference"] is not None for p in points)
     found = comparisons_warning(number, words)
     found += [_turned(row, effects, design, words) for row in own]
     if unknown := [p["name"] for p in points[1:] if p["control"] is None]:

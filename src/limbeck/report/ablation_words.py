@@ -131,8 +131,8 @@ def comparisons_warning(number: int, words: Words) -> list[str]:
     return [
         f"this ablation makes {number} comparisons by {words.metric['name']}, each judged at "
         f"{percent(words.confidence, 0)}: if nothing differed at all, up to {decimal(chance, 1)} "
-        "of them would be expected to look like a difference (an axis' interval allows for the choice "
-        "of its best and worst level, not for the number of axes or points)"
+        "of them would be expected to look like a difference (an axis' interval allows for the "
+        "choice of its best and worst level, not for the number of axes or points)"
     ]
 
 
