@@ -47,11 +47,12 @@ class Graph:
         self.teacher = cast(Teacher, recipe.teacher)
         check_signals(recipe, [], self.teacher.capabilities())
         check_shown_examples(recipe, self.teacher)
-        for arm in self.arms:
-            self._check_side(arm)
-        check_vision_cache(self.arms)
-        check_head_gradient(self.arms)
-        check_shared_prefixes(self.arms)
+        trainings = [one for arm in self.arms for one in arm.trainings()]
+        for one in trainings:
+            self._check_side(one)
+        check_vision_cache(trainings)
+        check_head_gradient(trainings)
+        check_shared_prefixes(trainings)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
 

@@ -36,7 +36,7 @@ def disk_needs(recipe: Recipe, data: Path | None) -> list[dict[str, Any]]:
         `tokens_per_sample` (answer tokens, or visual ones); `bytes`; whether both are `at_most`;
         and `unknown`, the reason why `bytes` is None.
     """
-    arms = [arm for arm in arms_of(recipe) if arm.trained]
+    arms = [one for arm in arms_of(recipe) if arm.trained for one in arm.trainings()]
     # An arm may have data, a teacher and labels of its own; its data is not counted.
     counted = {arm.id: data if arm.recipe.data == recipe.data else None for arm in arms}
     needs = [one for arm in arms for one in _signals(arm.recipe, [arm], counted[arm.id])]

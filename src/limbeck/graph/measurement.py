@@ -10,6 +10,7 @@ from typing import Any
 from limbeck.data.samples import read_samples
 from limbeck.graph.ablation import ablation_of, costs_as_the_base
 from limbeck.graph.core import Graph
+from limbeck.graph.models import trainings_behind
 from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.recipe import Arm
 from limbeck.recipe.recipe import has_cost
@@ -143,7 +144,11 @@ def report_stage(
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m and m.model}
+    trained = {
+        arm.id: trainings_behind(m.model.stage)
+        for arm, m in models
+        if arm.trained and m and m.model and m.model.stage
+    }
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report
@@ -153,7 +158,7 @@ def report_stage(
                 arm.id,
                 arm.name,
                 arm.seed,
-                inputs.get(f"training/{arm.id}"),
+                [inputs[f"training/{arm.id}/{n}"] for n, _ in enumerate(trained.get(arm.id, ()))],
                 inputs.get(f"benchmark/{arm.id}"),
             )
             for arm, _ in models
@@ -177,7 +182,11 @@ def report_stage(
         "data": graph.data,
         "labels": labels,
         "evaluation": evaluation,
-        **{f"training/{name}": stage for name, stage in trained.items()},
+        **{
+            f"training/{name}/{number}": stage
+            for name, chain in trained.items()
+            for number, stage in enumerate(chain)
+        },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}

@@ -9,15 +9,16 @@ list of arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.errors import UsageError
+from limbeck.recipe.component import Component
 from limbeck.recipe.loading import recipe_from, set_field
 from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
 
-OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "grow")
+OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "phases", "grow")
 """What makes a student; all else is equal for all arms, so that they can be compared."""
 
 
@@ -26,12 +27,36 @@ class Arm:
     """One model to compare: its name, its seed, and the recipe that makes it.
 
     `seed` is None where no random choice goes into the model (the teacher; a baseline that is a
-    pre-trained model).
+    pre-trained model). `phase` is the number of a further training, where the arm stands for that
+    one alone.
     """
 
     name: str
     seed: int | None
     recipe: Recipe
+    phase: int | None = None
+
+    def trainings(self) -> list[Arm]:
+        """The arm's first training and each of its phases, as arms without phases."""
+        recipe = self.recipe
+        found = [replace(self, recipe=recipe.model_copy(update={"phases": ()}))]
+        for number, phase in enumerate(recipe.phases):
+            trained = {"adapter": phase.adapter, "freeze": phase.freeze}
+            fields = {
+                "losses": phase.losses,
+                "training": phase.training or recipe.training,
+                "student": recipe.student.model_copy(update=trained),
+                "phases": (),
+            }
+            own = recipe.model_copy(update=fields)
+            found.append(replace(self, recipe=own, phase=number))
+        return found
+
+    def place(self, field: str) -> str:
+        """Where in the recipe a field of this arm's training stands, for errors."""
+        arm = "" if self.name == "student" else f"arms.{self.name}."
+        phase = "" if self.phase is None else f"phases.{self.phase}."
+        return f"{arm}{phase}{field}"
 
     @property
     def trained(self) -> bool:
@@ -100,10 +125,16 @@ def control_overrides(recipe: Recipe) -> dict[str, Any]:
     """What makes the control: only the cross-entropy terms, and if there are none, one.
 
     It keeps the recipe's target (gold answer or teacher's text), so that control and student
-    differ by the teacher's distributions alone. Where the student's data grows, the control stays
-    with the first labels, for as many steps as the student's weights have been trained in all.
+    differ by the teacher's distributions alone, in each phase. Where the student's data grows, the
+    control stays with the first labels, for as many steps as the student's weights have been
+    trained in all.
     """
-    return {**_plain_losses(recipe), **_without_growth(recipe)}
+    phases = [
+        {**phase.model_dump(mode="json"), "losses": plain_losses(phase.losses)}
+        for phase in recipe.phases
+    ]
+    plain: dict[str, Any] = {"losses": plain_losses(recipe.losses)}
+    return {**plain, **({"phases": phases} if phases else {}), **_without_growth(recipe)}
 
 
 def earlier_rounds(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -123,14 +154,13 @@ def _without_growth(recipe: Recipe) -> dict[str, Any]:
     return {"grow": None, "training.steps": steps * (1 + grow.rounds)}
 
 
-def _plain_losses(recipe: Recipe) -> dict[str, Any]:
-    plain = [
-        loss.model_dump() for loss in recipe.losses if loss.model_dump()["kind"] == "cross_entropy"
-    ]
+def plain_losses(losses: Sequence[Component]) -> list[dict[str, Any]]:
+    """Only the cross-entropy terms, with weights that sum to one; if there are none, one."""
+    plain = [loss.model_dump() for loss in losses if loss.model_dump()["kind"] == "cross_entropy"]
     total = sum(term["weight"] for term in plain)
     if not total:
-        return {"losses": [{"kind": "cross_entropy", "target": "teacher"}]}
-    return {"losses": [{**term, "weight": term["weight"] / total} for term in plain]}
+        return [{"kind": "cross_entropy", "target": "teacher"}]
+    return [{**term, "weight": term["weight"] / total} for term in plain]
 
 
 def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:

@@ -12,6 +12,7 @@ from limbeck.errors import UsageError
 from limbeck.recipe.ablation import Ablate
 from limbeck.recipe.component import Component, Section, component_field
 from limbeck.recipe.growth import Grow
+from limbeck.recipe.phases import LossField, Phase
 from limbeck.recipe.sections import (
     Benchmark,
     Evaluation,
@@ -26,7 +27,6 @@ SourceField = Annotated[
     SerializeAsAny[Component], component_field("limbeck.data.sources", "source")
 ]
 TeacherField = Annotated[SerializeAsAny[Component], component_field("limbeck.teachers", "backend")]
-LossField = Annotated[SerializeAsAny[Component], component_field("limbeck.losses", "kind")]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What may become part of a file name."""
@@ -79,6 +79,9 @@ class Recipe(Section):
         min_length=1, description="terms of the objective, summed by weight"
     )
     training: Training = Field(default=Training(), description="how students are trained")
+    phases: tuple[Phase, ...] = Field(
+        default=(), description="trainings that follow, each from the student before it"
+    )
     grow: Grow | None = Field(
         default=None, description="rounds in which unlabelled pictures are added; null: none"
     )

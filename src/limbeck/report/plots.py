@@ -83,15 +83,30 @@ def scatter(
     return _svg(body, name, about)
 
 
-def curves(lines: Sequence[Line], *, x_label: str, y_label: str, name: str, about: str) -> Markup:
-    """Curves over steps; the vertical axis is logarithmic where values spread far."""
+def curves(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    name: str,
+    about: str,
+    breaks: Sequence[float] = (),
+) -> Markup:
+    """Curves over steps; the vertical axis is logarithmic where values spread far.
+
+    At `breaks` what is drawn changes its meaning, which a vertical line marks.
+    """
     x = fitted([v for line in lines for v in line.x], LEFT, WIDTH - RIGHT, log=False, margin=0.0)
     spread = [v for line in lines for v in line.y]
     log = min((v for v in spread if v is not None), default=0) > 1e-6
     y = fitted(spread, HEIGHT - BOTTOM, TOP, log=None if log else False, margin=0.05)
     y_label += " (log scale)" if y.log else ""
+    rule = Markup(
+        '<line class="zero" stroke-dasharray="2 3" x1="{0:g}" x2="{0:g}" y1="{1}" y2="{2}"/>'
+    )
+    marks = [rule.format(x.at(step), TOP, HEIGHT - BOTTOM) for step in breaks]
     drawn = [_curve(line, x, y) for line in lines]
-    return _svg(Markup("").join([_frame(x, y, x_label, y_label), *drawn]), name, about)
+    return _svg(Markup("").join([_frame(x, y, x_label, y_label), *marks, *drawn]), name, about)
 
 
 def histogram(

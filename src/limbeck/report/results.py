@@ -28,12 +28,15 @@ BUSY_CORES = 0.3
 
 @dataclass(frozen=True)
 class ReportModel:
-    """One compared model: its arm and seed, and the folders of its training and benchmark."""
+    """One compared model: its arm and seed, and the folders of its trainings and benchmark.
+
+    Of several trainings each began with the student of the one before.
+    """
 
     id: str
     arm: str
     seed: int | None
-    training: Path | None = None
+    trainings: Sequence[Path] = ()
     benchmark: Path | None = None
 
 
@@ -65,9 +68,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         if model.benchmark is not None
     }
     training = {
-        model.id: training_of(model.training)
-        for model in inputs.models
-        if model.training is not None
+        model.id: training_of(model.trainings) for model in inputs.models if model.trainings
     }
     costs = arm_costs(inputs.models, benchmarks)
     steps = steps_by_arm(inputs.models, training)
@@ -120,21 +121,35 @@ def arm_costs(
     return {arm: costs_of.arm_cost(found) for arm, found in by_arm.items()}
 
 
-def training_of(folder: Path) -> dict[str, Any]:
-    """A training stage: its manifest's summary and its curves, thinned, column by column."""
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
-    manifest = manifest_of(folder)
-    summary = manifest.get("summary", {})
+def training_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """A student's trainings: the last one's summary, and curves over all of them, thinned.
+
+    Steps and seconds count on from one training to the next; `phases` are the steps at which a
+    further one begins.
+    """
+    rows: list[dict[str, Any]] = []
+    manifests = [manifest_of(folder) for folder in folders]
+    phases: list[int] = []
+    for folder in folders:
+        own = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
+        step, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+        phases += [step] if rows else []
+        rows += [
+            {**row, "step": row["step"] + step, "seconds": row["seconds"] + seconds} for row in own
+        ]
+    summary = manifests[-1].get("summary", {})
     kept = thinned(rows, MAX_CURVE_POINTS)
     parts = dict.fromkeys(name for row in kept for name in row.get("losses") or {})
     columns = ("step", "loss", "learning_rate", "tokens_per_second", "seconds")
+    spent = [manifest["seconds"] for manifest in manifests if "seconds" in manifest]
     return {
         "summary": summary,
-        "seconds": manifest.get("seconds"),
-        "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
+        "seconds": sum(spent) if spent else None,
+        "steps": rows[-1]["step"] if rows else None,
+        "phases": phases,
         "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
         "data_wait_share": waiting_share(rows),
-        "matches": rows[-1].get("matches") if rows else None,
+        "matches": next((row["matches"] for row in reversed(rows) if row.get("matches")), None),
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},
