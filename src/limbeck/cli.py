@@ -259,6 +259,50 @@ def compare(
         emit(_json(found) if as_json else describe(found))
 
 
+@app.command("verbalise")
+def verbalise_command(
+    recipe: RecipePath,
+    arm: Annotated[
+        str | None, typer.Option(help="whose layers; default: the first that speak")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of the arm; default: the first")] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="id in the evaluation split; default: the first")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="a picture in place of a sample's")] = None,
+    ask: Annotated[str | None, typer.Option(help="with --image: the question")] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="along what they speak; default: what people answered")
+    ] = None,
+    top: Annotated[int, typer.Option(help="with --json: tokens of every position", min=1)] = 5,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what each target layer of teacher and student says about a picture."""
+    if image is not None and sample is not None:
+        raise typer.BadParameter("give either --sample or --image")
+    if image is None and ask is not None:
+        raise typer.BadParameter("--ask needs an --image")
+    if image is not None and answer is None:
+        raise typer.BadParameter("--image needs an --answer, along which the layers speak")
+    with reported(debug) as emit:
+        from limbeck.recipe import load_recipe
+        from limbeck.verbalise import describe, verbalise
+
+        found = verbalise(
+            load_recipe(recipe, overrides or ()),
+            arm=arm,
+            seed=seed,
+            sample_id=sample,
+            image=image,
+            question=ask,
+            answer=answer,
+            top=max(top, 3),
+        )
+        emit(_json(found) if as_json else describe(found))
+
+
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
     """Run the recipe that comes along: no download, no GPU, minutes on two cores."""

@@ -28,7 +28,7 @@ FORMAT_VERSIONS = {
     "teacher": 2,
     "labels": 4,
     "features": 1,
-    "verbalisers": 1,
+    "verbalisers": 2,
     "student": 2,
     "predictions": 1,
     "evaluation": 2,

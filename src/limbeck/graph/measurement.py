@@ -150,6 +150,8 @@ def report_stage(
         if arm.trained and m and m.model and m.model.stage
     }
 
+    speaking = {f"verbalisers/{s.fingerprint}": s for s in stages if s.kind == "verbalisers"}
+
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report
 
@@ -172,6 +174,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                verbalisers={stage.title: inputs[name] for name, stage in speaking.items()},
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
                 ablation=graph.design,
@@ -188,6 +191,7 @@ def report_stage(
             for number, stage in enumerate(chain)
         },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **speaking,
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))

@@ -39,7 +39,7 @@ class Arm:
     def trainings(self) -> list[Arm]:
         """The arm's first training and each of its phases, as arms without phases."""
         recipe = self.recipe
-        found = [replace(self, recipe=recipe.model_copy(update={"phases": ()}))]
+        found: list[Arm] = [replace(self, recipe=recipe.model_copy(update={"phases": ()}))]
         for number, phase in enumerate(recipe.phases):
             trained = {"adapter": phase.adapter, "freeze": phase.freeze}
             fields = {

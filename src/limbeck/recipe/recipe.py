@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field, JsonValue, SerializeAsAny, model_validator
@@ -95,6 +95,12 @@ class Recipe(Section):
     ablate: Ablate | None = Field(
         default=None, description="students from grids and lists of fields, compared; null: none"
     )
+
+    def also_evaluating(self, names: Iterable[str]) -> Recipe:
+        """The recipe with further arms among its models, after those that it lists."""
+        models = tuple(dict.fromkeys([*self.evaluate.models, *names]))
+        settings = self.evaluate.model_copy(update={"models": models})
+        return self.model_copy(update={"evaluate": settings})
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report import cost_tables, fact_tables, figures, matches, score_tables
 from limbeck.report.ablation_plots import ablation_plots
 from limbeck.report.ablation_tables import ablation_tables
 from limbeck.report.format import count, percent
@@ -50,6 +50,7 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
             difference_plot=figures.difference_plot(results),
             loss_plots=figures.loss_plots(results),
             histograms=figures.histograms(results),
+            match_plots=matches.match_plots(results),
             ablation_plots=ablation_plots(results),
             **_shared(results),
         )
@@ -110,6 +111,7 @@ def _shared(results: Results) -> dict[str, Any]:
         "growth": fact_tables.growth_table(results),
         "signals": fact_tables.signals_table(results),
         "matches": fact_tables.matches_table(results),
+        "verbalisers": matches.verbalisers_table(results),
         "stages": fact_tables.stages_table(results),
         "data_facts": facts("data", "Counts", data["facts"]),
         "distributions": fact_tables.distributions_table(data["distributions"]),

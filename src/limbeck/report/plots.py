@@ -80,7 +80,7 @@ def scatter(
     marks = [_point(p, x, y) for p in points]
     labels = _labels(points, x, y)
     body = Markup("").join([_frame(x, y, x_label, y_label), *marks, *labels])
-    return _svg(body, name, about)
+    return svg(body, name, about)
 
 
 def curves(
@@ -106,7 +106,7 @@ def curves(
     )
     marks = [rule.format(x.at(step), TOP, HEIGHT - BOTTOM) for step in breaks]
     drawn = [_curve(line, x, y) for line in lines]
-    return _svg(Markup("").join([_frame(x, y, x_label, y_label), *marks, *drawn]), name, about)
+    return svg(Markup("").join([_frame(x, y, x_label, y_label), *marks, *drawn]), name, about)
 
 
 def histogram(
@@ -129,7 +129,7 @@ def histogram(
         for low, high, number in zip(edges, edges[1:], counts, strict=False)
     ]
     frame = _frame(x, y, x_label, "count")
-    return _svg(Markup("").join([frame, *drawn]), name, about)
+    return svg(Markup("").join([frame, *drawn]), name, about)
 
 
 def differences(bars: Sequence[Bar], *, name: str, about: str) -> Markup:
@@ -152,7 +152,7 @@ def differences(bars: Sequence[Bar], *, name: str, about: str) -> Markup:
         )
     for index, bar in enumerate(bars):
         parts.append(_difference(bar, x, top + row * index))
-    return _svg(Markup("").join(parts), name, about, height)
+    return svg(Markup("").join(parts), name, about, height)
 
 
 def _ys(point: Point) -> list[float]:
@@ -334,7 +334,8 @@ def _curve(line: Line, x: Axis, y: Axis) -> Markup:
     )
 
 
-def _svg(body: Markup, name: str, about: str, height: float = HEIGHT) -> Markup:
+def svg(body: Markup, name: str, about: str, height: float = HEIGHT) -> Markup:
+    """A figure with its name and what it shows in words, for those who cannot see it."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title><desc>{}</desc>'
         "{}</svg>"

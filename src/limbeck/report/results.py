@@ -15,6 +15,7 @@ from limbeck.recipe.design import Design
 from limbeck.report import cost as costs_of
 from limbeck.report.ablation import ablation_of
 from limbeck.report.floors import floor_warnings, floors
+from limbeck.report.matches import over_time
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -50,6 +51,7 @@ class ReportInputs:
     evaluation: Path
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
+    verbalisers: Mapping[str, Path] = field(default_factory=dict[str, Path])
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
     ablation: Design | None = None
@@ -91,6 +93,10 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         },
         "benchmark": benchmarks,
         "training": training,
+        "verbalisers": {
+            name: manifest_of(folder).get("summary", {})
+            for name, folder in inputs.verbalisers.items()
+        },
         "models": [{"id": m.id, "arm": m.arm, "seed": m.seed} for m in inputs.models],
         "data": data_of(inputs.data),
         "labels": manifest_of(inputs.labels).get("summary") if inputs.labels else None,
@@ -150,6 +156,7 @@ def training_of(folders: Sequence[Path]) -> dict[str, Any]:
         "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
         "data_wait_share": waiting_share(rows),
         "matches": next((row["matches"] for row in reversed(rows) if row.get("matches")), None),
+        "matches_over_time": over_time(rows),
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},
