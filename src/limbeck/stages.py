@@ -31,6 +31,7 @@ FORMAT_VERSIONS = {
     "student": 2,
     "predictions": 1,
     "evaluation": 2,
+    "judge": 1,
     "benchmark": 1,
     "report": 2,
 }

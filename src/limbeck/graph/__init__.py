@@ -6,6 +6,7 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.judging import judge_stage
 from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
@@ -34,10 +35,11 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
+    judge = judge_stage(graph, predictions, teacher)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks)
+    report_stage(graph, models, labels, evaluation, benchmarks, judge)
     return graph

@@ -131,6 +131,7 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    judge: Stage | None = None,
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
@@ -158,6 +159,7 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                judge=inputs.get("judge"),
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
@@ -169,6 +171,7 @@ def report_stage(
         "evaluation": evaluation,
         **{f"training/{name}": stage for name, stage in trained.items()},
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **({"judge": judge} if judge else {}),
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))

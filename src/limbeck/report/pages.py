@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report import cost_tables, fact_tables, figures, judge_tables, score_tables
 from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
 from limbeck.report.table import Results
@@ -99,6 +99,7 @@ def _shared(results: Results) -> dict[str, Any]:
         "other_pairs": score_tables.other_differences_table(results),
         "lengths": score_tables.lengths_table(results),
         "groups": score_tables.group_tables(results),
+        "judge_tables": judge_tables.tables(results),
         "savings": cost_tables.savings_table(results),
         "benchmarks": cost_tables.benchmark_tables(results),
         "machines": cost_tables.machines_table(results),

@@ -13,6 +13,7 @@ from typing import Any
 from limbeck.errors import DataError
 from limbeck.report import cost as costs_of
 from limbeck.report.floors import floor_warnings, floors
+from limbeck.report.judge_tables import judge_warnings, judged_by
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -45,6 +46,7 @@ class ReportInputs:
     evaluation: Path
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
+    judge: Path | None = None
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
@@ -78,6 +80,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "headline": metric["kind"] if metric else None,
         "verdict": judged.as_dict(),
         "floors": floors(scores, metric),
+        "judge": judged_by(inputs.judge),
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -214,6 +217,7 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     scores = results["evaluation"]
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
     found += floor_warnings(results["floors"])
+    found += judge_warnings(results["judge"])
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():
