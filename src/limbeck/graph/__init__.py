@@ -16,6 +16,7 @@ from limbeck.graph.measurement import (
     report_stage,
 )
 from limbeck.graph.models import data_stage, model_of
+from limbeck.graph.public import public_stage
 from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
 
@@ -36,10 +37,11 @@ def graph_of(recipe: Recipe) -> Graph:
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
     judge = judge_stage(graph, predictions, teacher)
+    public = public_stage(graph, models)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks, judge)
+    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
     return graph

@@ -132,6 +132,7 @@ def report_stage(
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
     judge: Stage | None = None,
+    public: Stage | None = None,
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
@@ -160,6 +161,7 @@ def report_stage(
                 evaluation=inputs["evaluation"],
                 models=listed,
                 judge=inputs.get("judge"),
+                public=inputs.get("public"),
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
             ),
@@ -172,6 +174,7 @@ def report_stage(
         **{f"training/{name}": stage for name, stage in trained.items()},
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
         **({"judge": judge} if judge else {}),
+        **({"public": public} if public else {}),
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))

@@ -14,7 +14,14 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, judge_tables, score_tables
+from limbeck.report import (
+    cost_tables,
+    fact_tables,
+    figures,
+    judge_tables,
+    public_tables,
+    score_tables,
+)
 from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
 from limbeck.report.table import Results
@@ -100,6 +107,7 @@ def _shared(results: Results) -> dict[str, Any]:
         "lengths": score_tables.lengths_table(results),
         "groups": score_tables.group_tables(results),
         "judge_tables": judge_tables.tables(results),
+        "public": public_tables.public_table(results),
         "savings": cost_tables.savings_table(results),
         "benchmarks": cost_tables.benchmark_tables(results),
         "machines": cost_tables.machines_table(results),

@@ -47,6 +47,7 @@ class ReportInputs:
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
     judge: Path | None = None
+    public: Path | None = None
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
@@ -81,6 +82,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "verdict": judged.as_dict(),
         "floors": floors(scores, metric),
         "judge": judged_by(inputs.judge),
+        "public": read_json(inputs.public / "results.json") if inputs.public else None,
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -218,6 +220,7 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
     found += floor_warnings(results["floors"])
     found += judge_warnings(results["judge"])
+    found += (results["public"] or {}).get("warnings", ())
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():
