@@ -91,7 +91,7 @@ def _pairs_table(judge: Mapping[str, Any]) -> Table:
             (
                 Cell(f"{row['a']} against {row['b']}"),
                 *(_rate(row[name]) for name in ("win", "tie", "loss", "unreadable", "net")),
-                Cell(MISSING) if apart is None else _rate(apart),
+                Cell(MISSING) if apart is None else _rate(apart, f", n {count(apart['n'])}"),
                 Cell(percent(first["value"]), f"n {count(first['n'])}"),
             )
         )
@@ -100,8 +100,9 @@ def _pairs_table(judge: Mapping[str, Any]) -> Table:
         f"{_basis(judge)} Each pair is shown in both orders, and wins only where both name it; "
         "where the orders disagree it is a tie. Unreadable replies are a share of their own: wins, "
         "ties, losses and unreadable make 100 %. Net wins are wins less losses. Order decided: "
-        "share of the comparisons that were asked about in which the orders disagree. Answers "
-        "that are the same to the letter are ties and are not asked about."
+        "share of the comparisons with two readable replies in which the orders disagree (n: over "
+        "all seeds). Answers that are the same to the letter are ties and are not asked about. The "
+        "judge's prompt is in results.json."
     )
     return Table(
         "judge", "Comparisons by the judge", (*columns, "shown first preferred"), tuple(rows), note
@@ -219,9 +220,9 @@ def _basis(judge: Mapping[str, Any]) -> str:
     )
 
 
-def _rate(one: Mapping[str, Any]) -> Cell:
+def _rate(one: Mapping[str, Any], also: str = "") -> Cell:
     low, high = decimal(one["low"] * 100, 1), decimal(one["high"] * 100, 1)
-    return Cell(percent(one["value"]), f"[{low}, {high}]")
+    return Cell(percent(one["value"]), f"[{low}, {high}]{also}")
 
 
 def _value(row: Mapping[str, Any], *, signed: bool = False) -> Cell:
