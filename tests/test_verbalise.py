@@ -82,7 +82,9 @@ def test_a_picture_of_the_users_and_an_answer_of_the_users(spoken: Recipe, tmp_p
     from PIL import Image
 
     Image.new("RGB", (96, 128), "white").save(tmp_path / "new.png")
-    found = verbalise(spoken, image=tmp_path / "new.png", question="What is it?", answer="app screen")
+    found = verbalise(
+        spoken, image=tmp_path / "new.png", question="What is it?", answer="app screen"
+    )
     assert (found["question"], found["answer"]) == ("What is it?", "app screen")
     assert "screen" in "".join(found["student"]["answer"])
     text = describe(found)

@@ -166,6 +166,41 @@ def evaluate(
         emit(_json(scores) if as_json else _table(scores))
 
 
+@app.command("public")
+def public_command(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="a recipe file, or the folder of one model")
+    ],
+    tasks: Annotated[
+        str | None, typer.Option(help="tasks of lmms-eval, separated by commas")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="with a recipe: its models, separated by commas")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="first samples of each task only")] = None,
+    include: Annotated[
+        Path | None, typer.Option(help="folder with tasks of your own, as lmms-eval wants them")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a model's folder or a recipe's models on public benchmarks, by lmms-eval."""
+    with reported(debug) as emit:
+        from limbeck.public import describe_public, run_public
+
+        chosen = {
+            "tasks": tasks and [name.strip() for name in tasks.split(",")],
+            "models": models and [name.strip() for name in models.split(",")],
+            "limit": limit,
+            "include": include and str(include),
+        }
+        found = run_public(source, chosen, overrides or (), on_event=_tell)
+        for warning in found["warnings"]:
+            typer.echo(f"warning: {warning}", err=True)
+        emit(_json(found) if as_json else describe_public(found))
+
+
 _stage_command("benchmark", "Measure latency, throughput and memory of what was evaluated.")
 _stage_command("report", "Write the report from the results files.")
 

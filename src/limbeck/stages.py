@@ -15,8 +15,10 @@ from typing import Any, Literal, TypeVar
 from limbeck.recipe.sections import ModelSection
 from limbeck.store import fingerprint
 
-Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
-COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
+Command = Literal["data", "label", "train", "evaluate", "public", "benchmark", "report"]
+COMMANDS: tuple[Command, ...] = (
+    *("data", "label", "train", "evaluate", "public", "benchmark", "report"),
+)
 
 MODEL = "model"
 """Sub-folder of a stage that makes a model before any training."""
@@ -32,6 +34,9 @@ FORMAT_VERSIONS = {
     "student": 2,
     "predictions": 1,
     "evaluation": 2,
+    "judge": 1,
+    "questions": 1,
+    "public": 1,
     "benchmark": 1,
     "report": 2,
 }

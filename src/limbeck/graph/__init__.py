@@ -6,6 +6,7 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.judging import judge_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
@@ -13,6 +14,7 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
+from limbeck.graph.public import public_stage
 from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
@@ -34,10 +36,12 @@ def graph_of(recipe: Recipe) -> Graph:
         (arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)) for arm, model in models
     ]
     evaluation = evaluation_stage(graph, predictions)
+    judge = judge_stage(graph, predictions, sides.base.teacher)
+    public = public_stage(graph, models)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks)
+    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
     return graph

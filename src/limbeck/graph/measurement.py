@@ -141,6 +141,8 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    judge: Stage | None = None,
+    public: Stage | None = None,
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
@@ -175,6 +177,8 @@ def report_stage(
                 evaluation=inputs["evaluation"],
                 models=listed,
                 verbalisers={stage.title: inputs[name] for name, stage in speaking.items()},
+                judge=inputs.get("judge"),
+                public=inputs.get("public"),
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
                 ablation=graph.design,
@@ -192,6 +196,8 @@ def report_stage(
         },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
         **speaking,
+        **({"judge": judge} if judge else {}),
+        **({"public": public} if public else {}),
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))

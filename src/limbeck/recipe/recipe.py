@@ -13,6 +13,7 @@ from limbeck.recipe.ablation import Ablate
 from limbeck.recipe.component import Component, Section, component_field
 from limbeck.recipe.growth import Grow
 from limbeck.recipe.phases import LossField, Phase
+from limbeck.recipe.public import Public
 from limbeck.recipe.sections import (
     Benchmark,
     Evaluation,
@@ -86,6 +87,9 @@ class Recipe(Section):
         default=None, description="rounds in which unlabelled pictures are added; null: none"
     )
     evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
+    public: Public | None = Field(
+        default=None, description="public benchmarks, by lmms-eval; null: none"
+    )
     benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
     report: ReportSection = Field(default=ReportSection(), description="the page")
     arms: dict[ArmName, dict[str, JsonValue]] = Field(

@@ -14,7 +14,15 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, matches, score_tables
+from limbeck.report import (
+    cost_tables,
+    fact_tables,
+    figures,
+    judge_tables,
+    matches,
+    public_tables,
+    score_tables,
+)
 from limbeck.report.ablation_plots import ablation_plots
 from limbeck.report.ablation_tables import ablation_tables
 from limbeck.report.format import count, percent
@@ -103,6 +111,8 @@ def _shared(results: Results) -> dict[str, Any]:
         "other_pairs": score_tables.other_differences_table(results),
         "lengths": score_tables.lengths_table(results),
         "groups": score_tables.group_tables(results),
+        "judge_tables": judge_tables.tables(results),
+        "public": public_tables.public_table(results),
         "savings": cost_tables.savings_table(results),
         "benchmarks": cost_tables.benchmark_tables(results),
         "machines": cost_tables.machines_table(results),

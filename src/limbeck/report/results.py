@@ -15,6 +15,7 @@ from limbeck.recipe.design import Design
 from limbeck.report import cost as costs_of
 from limbeck.report.ablation import ablation_of
 from limbeck.report.floors import floor_warnings, floors
+from limbeck.report.judge_tables import judge_warnings, judged_by
 from limbeck.report.matches import over_time
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
@@ -52,6 +53,8 @@ class ReportInputs:
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
     verbalisers: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    judge: Path | None = None
+    public: Path | None = None
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
     ablation: Design | None = None
@@ -84,6 +87,8 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "headline": metric["kind"] if metric else None,
         "verdict": judged.as_dict(),
         "floors": floors(scores, metric),
+        "judge": judged_by(inputs.judge),
+        "public": read_json(inputs.public / "results.json") if inputs.public else None,
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -241,6 +246,8 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     scores = results["evaluation"]
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
     found += floor_warnings(results["floors"])
+    found += judge_warnings(results["judge"])
+    found += (results["public"] or {}).get("warnings", ())
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():
