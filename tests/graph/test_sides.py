@@ -57,7 +57,13 @@ def folder_of_pictures(root: Path, number: int) -> Path:
 
 def test_data_of_an_arm_that_holds_evaluated_pictures_is_refused(tmp_path: Path) -> None:
     path = folder_of_pictures(tmp_path / "pictures", 24)
-    data = {"source": "jsonl", "path": str(path), "splits": "hash", "shares": [0.2, 0.3]}
+    data = {
+        "source": "jsonl",
+        "path": str(path),
+        "splits": "hash",
+        "test_share": 0.3,
+        "validation_share": 0.1,
+    }
     recipe = tiny_recipe(
         tmp_path / "work",
         data=data,
@@ -65,7 +71,7 @@ def test_data_of_an_arm_that_holds_evaluated_pictures_is_refused(tmp_path: Path)
         teacher__fine_tune=None,
         evaluate__models=["student"],
         benchmark__models=[],
-        ablate={"points": {"other_split": {"data.shares": [0.2, 0.05]}}},
+        ablate={"points": {"other_split": {"data.test_share": 0.05}}},
     )
     with pytest.raises(DataError, match="evaluated samples would be trained on") as caught:
         pipeline.run(recipe, until="train")

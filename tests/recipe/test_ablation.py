@@ -6,13 +6,13 @@ import re
 from typing import Any
 
 import pytest
+from test_arms import recipe
 
 from limbeck.errors import UsageError
 from limbeck.recipe import Recipe, arms_of
 from limbeck.recipe.ablation import Ablate, points_in, short_names, value_text
 from limbeck.recipe.design import Design, design_of
 from limbeck.recipe.recipe import NAME
-from test_arms import recipe
 
 GRID = {"losses.1.temperature": [1, 2], "training.steps": [40, 80]}
 
@@ -75,9 +75,7 @@ def test_levels_are_averaged_only_over_combinations_that_have_them_all():
 
 
 def test_listed_points_and_the_recipe_s_arms_are_levels_of_one_axis():
-    made = ablating(
-        {"points": {"short": {"training.steps": 5}}}, arms={"few": {"label.limit": 3}}
-    )
+    made = ablating({"points": {"short": {"training.steps": 5}}}, arms={"few": {"label.limit": 3}})
     assert trained(made) == ["student", "control", "short", "few"]
     axis = design(made).axes[0]
     assert axis.listed

@@ -57,8 +57,10 @@ def test_runs_are_grouped_by_data_metric_and_machine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("probability", "freedom", "value"),
-    [(0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 3, 3.182), (0.995, 2, 9.925)]
-    + [(0.975, 10, 2.228), (0.99, 5, 3.365), (0.975, 30, 2.042)],
+    [
+        *((0.975, 1, 12.706), (0.975, 2, 4.303), (0.975, 3, 3.182), (0.995, 2, 9.925)),
+        *((0.975, 10, 2.228), (0.99, 5, 3.365), (0.975, 30, 2.042)),
+    ],
 )
 def test_quantiles_are_those_of_the_tables(probability: float, freedom: int, value: float) -> None:
     assert t_quantile(probability, freedom) == pytest.approx(value, abs=6e-4)
