@@ -131,7 +131,7 @@ def points_in(text: str, value: Any) -> dict[str, Overrides]:
     mend = "write `name: {training.steps: 80}`, or a list of such overrides"
     if isinstance(value, list):
         rows = cast("list[Any]", value)
-        if not all(isinstance(row, dict) and row for row in rows):
+        if any(not row or not isinstance(row, dict) for row in rows):
             raise UsageError("an item is no mapping of fields to values", where=text, mend=mend)
         paths = list(dict.fromkeys(path for row in rows for path in row))
         short = short_names(paths)
