@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from limbeck.report.format import count
 
@@ -25,6 +25,7 @@ class Cell:
 class Table:
     """A table with its caption; the first cell of a row is its heading."""
 
+    form: ClassVar = "table"
     key: str
     caption: str
     columns: tuple[str, ...]
