@@ -32,7 +32,7 @@ FORMAT_VERSIONS = {
     "predictions": 1,
     "evaluation": 2,
     "benchmark": 1,
-    "report": 2,
+    "report": 3,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 

@@ -28,7 +28,7 @@ _TOGETHER = re.compile(
 
 def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
     """The whole page: style, script, plots and images inside; it asks the network for nothing."""
-    script = text_of("page.js")
+    script = script_of("page.js", "gallery.js")
     arms = colours(arm["arm"] for arm in results["evaluation"]["arms"])
     models = {model["id"]: arms.get(model["arm"], "") for model in results["evaluation"]["models"]}
     return (
@@ -46,6 +46,11 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
             sections=sections_of(results, gallery),
         )
     )
+
+
+def script_of(*names: str) -> str:
+    """Several script files as the one script of a page."""
+    return "\n".join(text_of(name) for name in names)
 
 
 def policy_for(script: str) -> str:

@@ -12,7 +12,10 @@ from typing import Any
 
 from limbeck.errors import DataError
 from limbeck.report import cost as costs_of
+from limbeck.report.answers import answers_of
+from limbeck.report.failures import failures_of
 from limbeck.report.floors import floor_warnings, floors
+from limbeck.report.licences import licences_of
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -95,12 +98,15 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "versions": versions(),
         "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
     }
+    results["licences"] = licences_of(inputs.recipe, results["data"]["facts"])
+    results["failures"] = failures_of(inputs.evaluation, scores, metric)
     results["warnings"] = warnings_of(results)
     if served and costs:
         results["warnings"].append(
             "the teacher is served: its size is unknown and it was not timed, so that nothing is"
             " said about savings against it"
         )
+    results["answers"] = answers_of(results)
     return clean(results)
 
 

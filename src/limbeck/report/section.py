@@ -62,6 +62,14 @@ class Findings:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Questions with their answers; each a mapping of `question`, `answer` and `tone`."""
+
+    form: ClassVar = "answers"
+    rows: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Code:
     """Text that is shown as it is, such as a recipe."""
 
@@ -95,7 +103,7 @@ class Gallery:
     content: Mapping[str, Any]
 
 
-Part = Words | Figures | Findings | Code | Folded | Columns | Gallery | Table
+Part = Words | Figures | Findings | Answers | Code | Folded | Columns | Gallery | Table
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ def _is_empty(part: Part) -> bool:
     match part:
         case Table():
             return not part.rows
-        case Findings():
+        case Findings() | Answers():
             return not part.rows
         case Figures():
             return not part.figures

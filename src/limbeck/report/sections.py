@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report import cost_tables, fact_tables, failure_tables, figures, score_tables
 from limbeck.report.format import count, percent
 from limbeck.report.section import (
+    Answers,
     Code,
     Columns,
     Figure,
@@ -33,7 +34,7 @@ facts = fact_tables.facts_table
 
 
 def basis(results: Results) -> tuple[Part, ...]:
-    """What stands right under the verdict: the claims that it is made of, and the floors."""
+    """What stands right under the verdict: four answers, the claims it is made of, the floors."""
     claims, floors = results["verdict"]["claims"], results["floors"]
     plot = figures.difference_plot(results)
     confidence = percent(results["evaluation"]["confidence"], 0)
@@ -51,7 +52,8 @@ def basis(results: Results) -> tuple[Part, ...]:
         tuple(Finding(f["outcome"], f["sentence"], f["why"]) for f in floors),
     )
     apart = Figures(drawn, heading="The student against each other arm", wide=True)
-    return present(Columns((present(rests), present(apart))), looks)
+    answers = Answers(tuple(results["answers"]))
+    return present(answers, Columns((present(rests), present(apart))), looks)
 
 
 def trade_off(results: Results) -> Section:
@@ -86,6 +88,20 @@ def quality(results: Results) -> Section:
         Folded("Every model and seed on its own", present(score_tables.seeds_table(results))),
     )
     return Section("scores", "Quality", "Scores", "", parts)
+
+
+def failures(results: Results) -> Section | None:
+    """Where the student is furthest behind the teacher."""
+    found = results["failures"]
+    if found is None:
+        return None
+    intro = (
+        f"Of {count(found['n'])} samples the student is behind the teacher on "
+        f"{count(found['behind'])}, even on {count(found['even'])} and ahead on "
+        f"{count(found['ahead'])}. To look at them, sort the gallery by model furthest behind."
+    )
+    parts = present(failure_tables.groups_table(results), failure_tables.samples_table(results))
+    return Section("failures", "Where the student fails", "Failures", intro, parts)
 
 
 def cost(results: Results) -> Section:
@@ -127,8 +143,6 @@ def data(results: Results) -> Section:
     aside = found["quarantined"]["count"]
     intro = f"{count(aside)} row{'' if aside == 1 else 's'} put aside"
     intro += "." if aside else ": nothing was wrong with the data."
-    if licence := found["facts"].get("licence"):
-        intro += f" Licence of the data: {licence}."
     reasons = found["quarantined"]["reasons"]
     beside = present(
         facts("labels", "Labels", results["labels"] or {}),
@@ -155,6 +169,7 @@ def provenance(results: Results) -> Section:
     recipe = yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True)
     versions = facts("versions", "Versions", results["versions"], "package")
     parts = present(
+        fact_tables.licences_table(results),
         Columns((present(fact_tables.stages_table(results)), present(versions))),
         Table("metrics", "Metrics", ("metric", "kind", "how it is computed"), metrics),
         Folded("The recipe, with all defaults", (Code(recipe),), in_markdown=False),
@@ -165,6 +180,7 @@ def provenance(results: Results) -> Section:
 SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     trade_off,
     quality,
+    failures,
     cost,
     training,
     data,
@@ -185,6 +201,8 @@ def gallery_section(gallery: Mapping[str, Any]) -> Section:
     chosen = ""
     if shown < total:
         chosen = ", evenly spaced over the evaluation and not chosen by score"
+        if added := gallery["added"]:
+            chosen += f", but for the {count(added)} on which the student is furthest behind"
     intro = (
         f"{count(shown)} of {count(total)} evaluated samples{chosen}. Every answer with its own "
         "scores; the address of the page keeps what you filter."

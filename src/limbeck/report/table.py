@@ -19,6 +19,8 @@ class Cell:
     text: str
     detail: str = ""
     tone: str = ""
+    link: str = ""
+    """Where the text leads to, in the HTML pages."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    prose: bool = False
+    """Whether its cells hold sentences, which wrap, and not numbers."""
 
 
 def shortened(text: str, limit: int) -> str:
