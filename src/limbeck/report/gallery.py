@@ -30,6 +30,8 @@ IMAGE_BUDGET_BYTES = 16 * 2**20
 """Of all pictures of a page together; above it they are made smaller, so that it opens fast."""
 SIZES = ((MAX_SIDE_PIXELS, 82), (256, 76), (192, 70), (128, 64))
 """Longest side in pixels and JPEG quality, from what is wanted to what is still recognised."""
+FEW_COLOURS = 4096
+"""A picture with more is taken for a photo."""
 MAX_CHARACTERS = 1500
 MAX_REFERENCES = 10
 MAX_IMAGES = 6
@@ -204,9 +206,12 @@ def metadata_of(fields: Mapping[str, Any]) -> dict[str, str]:
 
 def _data_uri(image: Image, quality: int) -> str:
     """PNG where it is not much bigger than JPEG (flat screens, pixel art), else JPEG."""
-    jpeg, png = io.BytesIO(), io.BytesIO()
+    jpeg = io.BytesIO()
     image.save(jpeg, "JPEG", quality=quality, optimize=True)
-    image.save(png, "PNG", optimize=True)
-    lossless = len(png.getvalue()) <= 1.5 * len(jpeg.getvalue())
-    kind, content = ("png", png) if lossless else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    kind, content = "jpeg", jpeg.getvalue()
+    if image.getcolors(FEW_COLOURS) is not None:  # of photos a PNG is bigger, and takes long
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        if len(png.getvalue()) <= 1.5 * len(content):
+            kind, content = "png", png.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
