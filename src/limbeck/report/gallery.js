@@ -356,7 +356,10 @@
     if (next) focusOn(next);
     else if (turnBy(step ?? turn)) focusOn(step === -1 ? list.lastElementChild : list.firstElementChild);
   });
-  window.addEventListener("hashchange", fromAddress);
+  function followAddress() {
+    if (fromAddress()) byId("gallery").scrollIntoView({ behavior: "instant" });
+  }
+  window.addEventListener("hashchange", followAddress);
   form.hidden = false;
-  if (fromAddress()) byId("gallery").scrollIntoView({ behavior: "instant" });
+  followAddress();
 })();
