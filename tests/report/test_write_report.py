@@ -242,11 +242,33 @@ def test_large_pictures_become_thumbnails(tmp_path):
 
 def test_a_limited_gallery_is_spread_over_the_evaluation(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=40, gallery=10)
-    assert write_report(tmp_path / "report", inputs)["gallery_samples"] == 10
+    shown = write_report(tmp_path / "report", inputs)["gallery_samples"]
     gallery = gallery_of(tmp_path / "report")
-    assert [sample["index"] for sample in gallery["samples"]] == list(range(0, 40, 4))
+    worst = json.loads((tmp_path / "report" / "results.json").read_text())["failures"]["samples"]
+    failing = {int(row["id"].removeprefix("screen-")) for row in worst}
+    spread = set(range(0, 40, 4))
+    assert failing - spread
+    assert [s["index"] for s in gallery["samples"]] == sorted(spread | failing)
     assert gallery["total"] == 40
-    assert "10 of 40 evaluated samples, evenly spaced" in "".join(page_of(tmp_path / "report").text)
+    text = "".join(page_of(tmp_path / "report").text)
+    assert f"{shown} of 40 evaluated samples, evenly spaced over the evaluation" in text
+    assert f"but for the {len(failing - spread)} on which the student is furthest behind" in text
+
+
+def test_many_pictures_are_made_smaller_so_that_the_page_stays_small(tmp_path, monkeypatch):
+    from PIL import Image
+
+    inputs = write_stages(tmp_path / "stages", samples=4)
+    for path in (inputs.data / "images").iterdir():
+        Image.effect_noise((900, 1200), 90).convert("RGB").save(path)
+
+    def sizes(name: str) -> list[int]:
+        write_report(tmp_path / name, inputs)
+        return [len(image["uri"]) for image in gallery_of(tmp_path / name)["images"].values()]
+
+    plenty = sizes("plenty")
+    monkeypatch.setattr("limbeck.report.gallery.IMAGE_BUDGET_BYTES", 4 * 20_000)
+    assert min(plenty) > 20_000 >= max(sizes("tight"))
 
 
 def test_models_answered_on_different_samples_are_refused(tmp_path):

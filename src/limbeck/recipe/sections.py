@@ -350,6 +350,9 @@ class ReportSection(Section):
         default=None, description="metric of the verdict; default: the first"
     )
     gallery: int = Field(default=200, ge=0, description="samples shown with their images")
+    licences: dict[Literal["data", "teacher", "student"], str] = Field(
+        default={}, description="shown and carried into the model card; default: what is recorded"
+    )
 
 
 def _is_commit(revision: str | None) -> bool:

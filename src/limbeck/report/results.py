@@ -14,8 +14,11 @@ from limbeck.errors import DataError
 from limbeck.recipe.design import Design
 from limbeck.report import cost as costs_of
 from limbeck.report.ablation import ablation_of
+from limbeck.report.answers import answers_of
+from limbeck.report.failures import failures_of
 from limbeck.report.floors import floor_warnings, floors
 from limbeck.report.judge_tables import judge_warnings, judged_by
+from limbeck.report.licences import licences_of
 from limbeck.report.matches import over_time
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
@@ -112,12 +115,15 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
     }
     if inputs.ablation is not None:
         results["ablation"] = ablation_of(inputs.ablation, results)
+    results["licences"] = licences_of(inputs.recipe, results["data"]["facts"])
+    results["failures"] = failures_of(inputs.evaluation, scores, metric)
     results["warnings"] = warnings_of(results)
     if served and costs:
         results["warnings"].append(
             "the teacher is served: its size is unknown and it was not timed, so that nothing is"
             " said about savings against it"
         )
+    results["answers"] = answers_of(results)
     return clean(results)
 
 
