@@ -37,7 +37,9 @@ def disk_needs(recipe: Recipe, data: Path | None) -> list[dict[str, Any]]:
         and `unknown`, the reason why `bytes` is None.
     """
     arms = [arm for arm in arms_of(recipe) if arm.trained]
-    needs = _signals(recipe, arms, data) + [_features(arm, data) for arm in _caching(arms)]
+    needs = _signals(recipe, arms, data) + [
+        vision_features_need(arm, data) for arm in _caching(arms)
+    ]
     return [need for number, need in enumerate(needs) if need not in needs[:number]]
 
 
@@ -66,7 +68,8 @@ def _signals(recipe: Recipe, arms: Sequence[Arm], data: Path | None) -> list[dic
     return [need]
 
 
-def _features(arm: Arm, data: Path | None) -> dict[str, Any]:
+def vision_features_need(arm: Arm, data: Path | None) -> dict[str, Any]:
+    """The cache of vision features of one arm's training, as `disk_needs` lists it."""
     section, training = _sized(arm.recipe), arm.recipe.training
     coding = str(training.cache_vision_features)
     samples = _samples(arm.recipe.label, data)

@@ -63,6 +63,10 @@ def memory_of(work: Workload, teachers: Sequence[ModelSection], device: str = "c
     shape = shape_of(work.model, teachers[0] if teachers else None)
     if work.doing == "train":
         return training_memory(work, shape, device)
+    if work.doing == "build":
+        origin = teachers[0] if getattr(work.model, "inherit", None) and teachers else work.model
+        whole = shape_of(origin)  # a student of a teacher's layers is cut out of it
+        return peak([Part("weights", weight_bytes(origin, whole))], [], whole.source)
     if work.doing == "teach layers to speak":
         return verbaliser_memory(work, shape)
     numerics = answering(work.model, shape)

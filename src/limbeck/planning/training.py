@@ -61,9 +61,9 @@ def training_memory(work: Workload, shape: Shape, device: str) -> Memory:
     always = [
         Part("weights", weight_bytes(work.model, shape, trained=adapter is not None)),
         Part("adapters", own.adapter * FLOAT32),
-        Part("optimiser", _optimizer_bytes(shape, own, training, plain)),
+        Part("optimiser", optimizer_bytes(shape, own, training, plain)),
         *beside(work),
-        *_signals_head(work),
+        *_signals_head(work, device),
         *_speaking(work, shape),
     ]
     kept = activations(shape, numerics, own, work, training)
@@ -79,7 +79,13 @@ def training_memory(work: Workload, shape: Shape, device: str) -> Memory:
     largest = max(shape.sizes.intermediate * shape.sizes.width, shape.sizes.vision_width**2 * 4)
     if muon:
         ends.append(Part("optimiser's work", MUON_COPIES * BYTES["bfloat16"] * largest))
-    return peak(always, [begins, ends, *_teacher_moments(work)], shape.source)
+    moments = [begins, ends, *_teacher_moments(work)]
+    if device == "cpu":  # elsewhere these copies are in the machine's memory, not the device's
+        of_optimizer = max(trained_bytes, next(p.bytes for p in always if p.name == "optimiser"))
+        moments.append([Part("copy for the checkpoint", of_optimizer)])
+        if adapter is not None:
+            moments.append([Part("merged student", 2 * shape.parameters * plain)])
+    return peak(always, moments, shape.source)
 
 
 def activations(
@@ -156,7 +162,7 @@ def verbaliser_memory(work: Workload, shape: Shape) -> Memory:
     training = work.training
     assert training is not None, "verbalisers are trained"
     numerics = answering(work.model, shape)
-    number = _speaking_layers(work, shape)
+    number = speaking_layers(work, shape)
     parameters = number * (3 * shape.sizes.width**2 + shape.sizes.width)
     copies = 1 if getattr(work.losses[0], "init", "") == "logit_lens" else 2 + MOMENTS
     rows = work.batch * work.lengths.answer
@@ -171,7 +177,7 @@ def verbaliser_memory(work: Workload, shape: Shape) -> Memory:
     return peak(always, [spoken, read], shape.source)
 
 
-def _optimizer_bytes(shape: Shape, own: Trained, training: Training, plain: int) -> float:
+def optimizer_bytes(shape: Shape, own: Trained, training: Training, plain: int) -> float:
     """AdamW's two moments, or Muon's one for the matrices of hidden layers."""
     if training.optimizer == "adamw":
         return MOMENTS * (own.adapter * FLOAT32 + (own.total - own.adapter) * plain)
@@ -200,7 +206,7 @@ def _pictured(work: Workload, training: Training) -> int:
     return 0 if training.cache_vision_features else work.batch
 
 
-def _speaking_layers(work: Workload, shape: Shape) -> int:
+def speaking_layers(work: Workload, shape: Shape) -> int:
     loss = cast(Any, next(one for one in work.losses if hasattr(one, "verbalisers")))
     wanted = loss.teacher_layers if work.title == "teacher" else loss.student_layers
     return len(targets(wanted, shape.sizes.layers))
@@ -213,17 +219,18 @@ def _speaking(work: Workload, shape: Shape) -> list[Part]:
     size = 3 * shape.sizes.width**2 * FLOAT32 * (2 + MOMENTS)
     rows = min(work.batch * work.lengths.answer * shape.sizes.vocabulary, CHUNK_ELEMENTS)
     return [
-        Part("verbalisers", _speaking_layers(work, shape) * size),
+        Part("verbalisers", speaking_layers(work, shape) * size),
         Part("logits of layers", rows * FLOAT32 * BLOCK_COPIES),
     ]
 
 
-def _signals_head(work: Workload) -> list[Part]:
-    """Cached hidden states are turned into distributions by the teacher's head, kept in 16 bits."""
+def _signals_head(work: Workload, device: str) -> list[Part]:
+    """Cached hidden states become distributions by the teacher's head (`signals/head.py`)."""
     if work.signal != "hidden" or work.teacher is None:
         return []
     sizes = shape_of(work.teacher).sizes
-    return [Part("teacher's head", sizes.vocabulary * sizes.width * BYTES["bfloat16"])]
+    size = FLOAT32 if device == "cpu" else BYTES["bfloat16"]
+    return [Part("teacher's head", sizes.vocabulary * sizes.width * size)]
 
 
 def _teacher_moments(work: Workload) -> list[list[Part]]:

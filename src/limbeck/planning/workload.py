@@ -17,7 +17,7 @@ from limbeck.recipe.sections import Adapter, ModelSection, PartName, Training
 from limbeck.records import Sample
 from limbeck.teachers import Teacher
 
-Doing = Literal["answer", "train", "read states", "teach layers to speak"]
+Doing = Literal["answer", "train", "read states", "teach layers to speak", "build"]
 SamplesOf = Callable[[str | Sequence[str], int | None], "list[Sample] | None"]
 
 
@@ -36,6 +36,7 @@ class Workload:
         beside: other models that are loaded with it: live teachers, members of a mixture.
         beside_lengths: of the live teacher's sequences.
         teacher: of the recipe, where it runs in this process.
+        student: whose layers the teacher's inner states are read for.
         signal: how the teacher's distributions come to a training.
     """
 
@@ -53,6 +54,7 @@ class Workload:
     beside: tuple[ModelSection, ...] = ()
     beside_lengths: Lengths | None = None
     teacher: ModelSection | None = None
+    student: ModelSection | None = None
     signal: str = "none"
 
 
@@ -69,7 +71,13 @@ def workloads(recipe: Recipe, samples_of: SamplesOf) -> list[Workload]:
     arms = arms_of(recipe)
     teachers = local_teachers(cast(Teacher, recipe.teacher))
     found: list[Workload] = []
+    for arm in arms:
+        if arm.trained or arm.sighted.name == "baseline":
+            title = "student of the teacher's layers" if arm.recipe.student.inherit else ""
+            title = title or f"student before training, seed {arm.seed or 0}"
+            found.append(_built(arm.recipe.student, title))
     for teacher in teachers:
+        found.append(_built(teacher, "teacher before tuning"))
         found += _fine_tuning(teacher, samples_of)
     if teachers:
         found += _labelling(recipe, teachers, samples_of)
@@ -86,6 +94,11 @@ def local_teachers(teacher: Teacher) -> list[ModelSection]:
     if members := teacher.members():
         return [one for member in members for one in local_teachers(member)]
     return [teacher] if isinstance(teacher, ModelSection) else []
+
+
+def _built(section: ModelSection, title: str) -> Workload:
+    """A model before any training; its title is compared by how it begins."""
+    return Workload("models", title, "build", section, Lengths(0, 0, 0, None), 0)
 
 
 def _fine_tuning(teacher: ModelSection, samples_of: SamplesOf) -> list[Workload]:
@@ -184,7 +197,18 @@ def _training(
         batch = label.batch_size
         if teachers and not live:
             own = lengths_of(teachers[0], samples, new_tokens=written, references=gold)
-            found.append(Workload("features", kind, "read states", teachers[0], own, batch))
+            found.append(
+                Workload(
+                    "features",
+                    kind,
+                    "read states",
+                    teachers[0],
+                    own,
+                    batch,
+                    losses=(loss,),
+                    student=section,
+                )
+            )
         if (how := getattr(loss, "verbalisers", None)) is not None:
             speaks: Doing = "teach layers to speak"
             batch = how.samples_per_micro_batch
