@@ -55,6 +55,13 @@ ADAPTED = {"freeze": ["vision_tower", "projector"], "adapter": {"rank": 8}}
 PLAIN = [{"kind": "cross_entropy"}]
 BOTH = [{"kind": "cross_entropy"}, {"kind": "divergence"}]
 
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "gives back": {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TOP_PAD_": "0"},
+    "as it is": {},
+}
+"""How the C library's allocator is set: to return what is freed at once, so that what is resident
+is what tensors hold; or left alone, which shows what its gaps cost."""
+
 Case = tuple[str, dict[str, Any]]
 CASES: dict[str, Case] = {
     "full_fp32": ("student", {"student": {"build": SMALL}}),
@@ -92,7 +99,7 @@ CASES: dict[str, Case] = {
     "llava": ("student", {"student": {"build": LLAVA}}),
     "qwen2_5_vl": ("student", {"student": {"build": {**SMALL, "family": "qwen2_5_vl"}}}),
     "qwen3_vl": ("student", {"student": {"build": {**SMALL, "family": "qwen3_vl"}}}),
-    "labels": ("labels", {"teacher.build": LARGER}),
+    "labels": ("labels", {"teacher.build": LARGER, "losses": BOTH, "label.signal": "top_k"}),
     "labels_wide": ("labels", {"teacher.build": WIDE, "losses": BOTH, "label.signal": "top_k"}),
     "answers": ("predictions", {"student": {"build": LARGER}, "evaluate.models": ["baseline"]}),
 }
@@ -144,18 +151,23 @@ def prepare(recipe: Any, kind: str) -> None:
     store = Store(Path(recipe.work))
     stages = pipeline._until(graph_of(recipe).stages, COMMANDS[kind])
     for stage in stages:
-        if stage.kind != kind and not store.is_complete(stage.kind, stage.fingerprint):
+        if stage.kind == kind:
+            return
+        if not store.is_complete(stage.kind, stage.fingerprint):
             pipeline._make(store, stage, 0)
 
 
 def measure(case: str, folder: Path) -> dict[str, Any]:
     """In the process that was started for it: rehearse, then make the stage."""
+    import shutil
+
     from limbeck import pipeline
     from limbeck.benchmark.memory import gauge
 
     kind, changes = CASES[case]
     pipeline.run(recipe_of(folder / "tiny", changes, tiny=True), until=COMMANDS[kind])
-    recipe = recipe_of(folder / "work", changes)
+    shutil.copytree(folder / "work", folder / "again", dirs_exist_ok=True)
+    recipe = recipe_of(folder / "again", changes)
     memory = gauge("cpu")
     memory.settle()
     before = memory.current_bytes()
@@ -164,6 +176,8 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     pipeline.run(recipe, until=COMMANDS[kind])
     seconds = time.monotonic() - started
     (found,) = memory.peaks()
+    shutil.rmtree(folder / "again")
+    shutil.rmtree(folder / "tiny")
     return {
         "runtime_bytes": before,
         "bytes": found.bytes - before,
@@ -188,15 +202,21 @@ def compare(case: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="limbeck-plan-") as temporary:
         folder = Path(temporary)
         recipe = recipe_of(folder / "work", changes)
-        subprocess.run(_command("--prepare", case, folder), check=True)
+        _run("--prepare", case, folder)
         plan = planned(recipe, kind)
-        subprocess.run(_command("--measure", case, folder), check=True)
-        measured = json.loads((folder / "measured.json").read_text())
+        measured = {}
+        for name, environment in ALLOCATORS.items():
+            _run("--measure", case, folder, **environment)
+            measured[name] = json.loads((folder / "measured.json").read_text())
     return {"stage": kind, "planned": plan, "measured": measured}
 
 
-def _command(option: str, case: str, folder: Path) -> list[str]:
-    return [sys.executable, __file__, option, case, "--folder", str(folder)]
+def _run(option: str, case: str, folder: Path, **environment: str) -> None:
+    command = [sys.executable, __file__, option, case, "--folder", str(folder)]
+    own = {**os.environ, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
+    if done.returncode:
+        raise SystemExit(f"{case}: {done.stderr[-2000:]}")
 
 
 def main() -> None:
@@ -220,12 +240,13 @@ def main() -> None:
     cases: dict[str, Any] = {}
     for case in arguments.cases.split(","):
         cases[case] = one = compare(case)
-        plan, measured = one["planned"]["bytes"], one["measured"]["bytes"]
-        one["error"] = plan / measured - 1
+        plan = one["planned"]["bytes"]
+        exact, default = (one["measured"][name]["bytes"] for name in ALLOCATORS)
+        one["error"], one["error_with_gaps"] = plan / exact - 1, plan / default - 1
         parts = ", ".join(f"{p['name']} {p['bytes'] / 2**20:.0f}" for p in one["planned"]["parts"])
         print(
-            f"{case:<18} planned {plan / 2**20:6.0f} MiB, measured {measured / 2**20:6.0f} MiB,"
-            f" error {one['error']:+.0%}  ({parts})",
+            f"{case:<18} planned {plan / 2**20:5.0f} MiB, measured {exact / 2**20:5.0f} MiB"
+            f" ({one['error']:+.0%}), with gaps {default / 2**20:5.0f}  ({parts})",
             flush=True,
         )
     errors = sorted(abs(one["error"]) for one in cases.values())

@@ -79,13 +79,21 @@ def vision_layer(sizes: Sizes, numerics: Numerics, *, learns: bool, patches: int
     width, inner, c = sizes.vision_width, sizes.vision_intermediate, numerics.compute
     gated = sizes.family == "qwen2_5_vl"
     norm = (FLOAT32 if gated else numerics.weight) * width
-    norm += c * width if learns else 0
+    norm += c * width if learns else 0  # what the linear layers read
+    norm += c * width if learns and gated else 0  # RMSNorm: normalised, for its weight
     # Values are a view of what query, key and value were made in; the first two are rotated.
     attention = c * width * 7 + FLOAT32 * sizes.vision_heads
     if numerics.eager:
         attention += sizes.vision_heads * patches * (FLOAT32 + (c if c < FLOAT32 else 0))
     feed_forward = c * inner * (4 if gated else 3)
     return Kept(2 * norm + attention + feed_forward, numerics.weight * width)
+
+
+def projector_kept(sizes: Sizes, numerics: Numerics) -> float:
+    """Bytes for each visual token: the joined patches, and what the activation gets and makes."""
+    joint = sizes.vision_width * sizes.patches_per_token
+    inner = sizes.width if sizes.family.startswith("llava") else joint
+    return numerics.compute * (joint + 2 * inner)
 
 
 def language_work(sizes: Sizes, numerics: Numerics, *, length: int) -> float:

@@ -71,9 +71,12 @@ def memory_of(work: Workload, teachers: Sequence[ModelSection], device: str = "c
         return verbaliser_memory(work, shape)
     numerics = answering(work.model, shape)
     always = [Part("weights", weight_bytes(work.model, shape)), *beside(work)]
-    moments = [[*reading(shape, numerics, work.lengths, work.batch, work.lengths.whole)]]
+    # Where references are labelled without distributions, one sample is looked at.
+    batch = work.batch if work.doing != "answer" or work.writes or work.scored else 1
+    moments = [reading(shape, numerics, work.lengths, batch, work.lengths.whole)]
     if work.doing == "answer":
-        moments = writing(shape, numerics, work.lengths, work.batch)
+        if work.writes:
+            moments = writing(shape, numerics, work.lengths, work.batch)
         if work.scored:
             moments.append(scoring(shape, numerics, work.lengths, work.batch))
     return peak(always, moments, shape.source)
@@ -124,7 +127,7 @@ def writing(shape: Shape, numerics: Numerics, lengths: Lengths, batch: int) -> l
 
 
 def scoring(shape: Shape, numerics: Numerics, lengths: Lengths, batch: int) -> list[Part]:
-    """Distributions along answers: all logits of their tokens, then few rows at a time in float32.
+    """Distributions along answers: all logits of their tokens, then few rows of one in float32.
 
     The forward pass is over by then; its last hidden states are there.
     """
@@ -133,7 +136,7 @@ def scoring(shape: Shape, numerics: Numerics, lengths: Lengths, batch: int) -> l
     logits = rows * sizes.vocabulary * (numerics.compute + FLOAT32)
     if numerics.compute == FLOAT32:
         logits /= 2  # in float32 they are not copied
-    few = min(rows, ROWS_AT_ONCE) * sizes.vocabulary * FLOAT32 * TOP_K_COPIES
+    few = min(lengths.answer, ROWS_AT_ONCE) * sizes.vocabulary * FLOAT32 * TOP_K_COPIES
     hidden = batch * lengths.whole * sizes.width * numerics.weight
     return [
         Part("logits", logits + few),

@@ -18,6 +18,7 @@ from limbeck.planning.activations import (
     backward_work,
     language_layer,
     language_work,
+    projector_kept,
     vision_layer,
     vision_work,
 )
@@ -121,6 +122,9 @@ def activations(
         frozen = seen * vision_work(sizes, numerics, patches=patches)
         more = max(0.0, frozen - sum(part.bytes for part in parts))
         parts.append(Part("vision activations", more))
+    if own.reaches("projector"):
+        visual = _pictured(work, training) * lengths.visual
+        parts.append(Part("vision activations", visual * projector_kept(sizes, numerics)))
     if numerics.casts:
         parts.append(Part("weights in bf16", casts * BYTES["bfloat16"]))
     return parts

@@ -31,6 +31,7 @@ class Workload:
         model: that is loaded.
         lengths: of its sequences.
         batch: samples at once; of a training a micro-batch's.
+        writes: whether it generates its answers (not where they are the references).
         scored: whether it also computes distributions along its answers.
         training, adapter, freeze, losses: of a training.
         beside: other models that are loaded with it: live teachers, members of a mixture.
@@ -46,6 +47,7 @@ class Workload:
     model: ModelSection
     lengths: Lengths
     batch: int
+    writes: bool = True
     scored: bool = False
     training: Training | None = None
     adapter: Adapter | None = None
@@ -115,7 +117,7 @@ def _fine_tuning(teacher: ModelSection, samples_of: SamplesOf) -> list[Workload]
             "train",
             teacher,
             lengths_of(teacher, samples, new_tokens=None, references=True),
-            tune.training.samples_per_micro_batch,
+            micro_batch(tune.training),
             training=tune.training,
             adapter=tune.adapter,
             freeze=tune.freeze,
@@ -149,6 +151,7 @@ def _labelling(
             teachers[0],
             longest,
             label.batch_size,
+            writes=answers,
             scored=scored,
             beside=tuple(teachers[1:]),
         )
@@ -179,7 +182,7 @@ def _training(
         "train",
         section,
         lengths,
-        training.samples_per_micro_batch,
+        micro_batch(training),
         training=training,
         adapter=section.adapter,
         freeze=section.freeze,
@@ -211,7 +214,7 @@ def _training(
             )
         if (how := getattr(loss, "verbalisers", None)) is not None:
             speaks: Doing = "teach layers to speak"
-            batch = how.samples_per_micro_batch
+            batch = micro_batch(how)
             title = f"{arm.id} before training"
             one = Workload(
                 "verbalisers", title, speaks, section, lengths, batch, training=how, losses=(loss,)
@@ -259,6 +262,12 @@ def _answering(
         batch = max(timed.batch_sizes)
         found.append(Workload("benchmark", arm.id, "answer", models[0], lengths, batch))
     return found
+
+
+def micro_batch(training: Training) -> int:
+    """Samples at once: a step may have fewer than a micro-batch may hold."""
+    size = training.samples_per_micro_batch
+    return min(size, training.samples_per_step or size)
 
 
 def sized_section(recipe: Recipe) -> ModelSection:
