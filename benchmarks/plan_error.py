@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -235,8 +236,6 @@ def main() -> None:
         found = measure(arguments.measure, arguments.folder)
         (arguments.folder / "measured.json").write_text(json.dumps(found))
         return
-    import torch
-
     cases: dict[str, Any] = {}
     for case in arguments.cases.split(","):
         cases[case] = one = compare(case)
@@ -249,18 +248,31 @@ def main() -> None:
             f" ({one['error']:+.0%}), with gaps {default / 2**20:5.0f}  ({parts})",
             flush=True,
         )
-    errors = sorted(abs(one["error"]) for one in cases.values())
-    result = {
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(summary(cases), indent=1) + "\n")
+    result = summary(cases)
+    print(f"median error {result['median_error']:.0%}, largest {result['largest_error']:.0%}")
+
+
+def summary(cases: dict[str, Any]) -> dict[str, Any]:
+    """The cases with their errors: sizes without sign, and the one furthest below."""
+    import torch
+
+    errors = [one["error"] for one in cases.values()]
+    gaps = [
+        one["measured"]["as it is"]["bytes"] / one["measured"]["gives back"]["bytes"]
+        for one in cases.values()
+    ]
+    return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cases": cases,
-        "median_error": errors[len(errors) // 2],
-        "largest_error": errors[-1],
-        "most_below": min(one["error"] for one in cases.values()),
+        "median_error": median(abs(error) for error in errors),
+        "largest_error": max(abs(error) for error in errors),
+        "most_below": min(errors),
+        "gaps_median": median(gaps),
+        "gaps_largest": max(gaps),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"median error {result['median_error']:.0%}, largest {result['largest_error']:.0%}")
 
 
 if __name__ == "__main__":

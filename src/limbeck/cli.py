@@ -90,7 +90,9 @@ def plan(
         from limbeck.planning.lines import describe_plan
         from limbeck.recipe import load_recipe
 
-        planned = build_plan(load_recipe(recipe, overrides or ()), gpu=gpu, ram=ram, measure=measure)
+        planned = build_plan(
+            load_recipe(recipe, overrides or ()), gpu=gpu, ram=ram, measure=measure
+        )
         emit(_json(planned.describe()) if as_json else "\n".join(describe_plan(planned.describe())))
         for problem in planned.problems:
             typer.echo(f"error: {problem}", err=True)

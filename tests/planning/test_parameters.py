@@ -72,7 +72,9 @@ def test_fewer_layers_of_a_teacher_have_fewer_parameters(tmp_path: Path) -> None
     kept = whole.kept(2, 1)
     assert kept.counted == less.counted
     assert kept.sizes == less.sizes
-    student = Student.model_validate({"inherit": {"language": {"count": 2}, "vision": {"count": 1}}})
+    student = Student.model_validate(
+        {"inherit": {"language": {"count": 2}, "vision": {"count": 1}}}
+    )
     teacher = ModelSection(build=family.build(**SIZES))
     assert shape_of(student, teacher).parameters == less.parameters
 

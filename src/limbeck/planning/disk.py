@@ -119,7 +119,8 @@ class Disk:
             parameters = speaking_layers(work, shape) * 3 * shape.sizes.width**2
             head = shape.sizes.vocabulary * shape.sizes.width * BYTES["bfloat16"]
             head *= work.title == "teacher"
-            return StageDisk(parameters * 4 * BYTES["float32"] + head)
+            # Of the head only the tokenizer's rows are kept.
+            return StageDisk(parameters * 4 * BYTES["float32"] + head, at_most=head > 0)
         assert work.doing == "read states", "the others are small"
         return self._states(work, shape)
 
@@ -179,4 +180,3 @@ def tap_bytes(tap: Tap, shape: Shape, lengths: Lengths) -> float:
         patches = lengths.visual * shape.sizes.patches_per_token
         return patches * (shape.sizes.vision_width + SCALE_BYTES)
     return lengths.visual * (shape.sizes.width + SCALE_BYTES)
-

@@ -93,7 +93,9 @@ def _peak_lines(stages: Sequence[dict[str, Any]]) -> list[str]:
         parts = [*memory["parts"], {"name": "runtime", "bytes": memory["runtime_bytes"]}]
         parts = sorted(parts, key=lambda part: -part["bytes"])
         shown = ", ".join(f"{p['name']} {size(p['bytes'])}" for p in parts[:LARGEST_PARTS])
-        lines.append(f"highest peak: {row['kind']} {row['title']}: {shown} ({memory['sizes_from']})")
+        lines.append(
+            f"highest peak: {row['kind']} {row['title']}: {shown} ({memory['sizes_from']})"
+        )
         if memory["assumed"]:
             lines.append(f"assumed until the data stage is done: {memory['assumed']}")
     reasons = dict.fromkeys(row["memory"]["unknown"] for row in left if row["memory"]["unknown"])
@@ -113,7 +115,9 @@ def _verdict(needs: dict[str, Any]) -> list[str]:
         then = "fits" if mend["fits"] else "still too large"
         lines.append(f"      highest peak then {size(mend['bytes'])}, {then}; {mend['costs']}")
     if not needs["mends"] or not needs["mends"][-1]["fits"]:
-        lines.append("nothing more that Limbeck knows makes it fit: a smaller model, or more memory")
+        lines.append(
+            "nothing more that Limbeck knows makes it fit: a smaller model, or more memory"
+        )
     return lines
 
 

@@ -180,7 +180,9 @@ def _student_bits(recipe: Recipe, estimates: Estimates, machine: Machine) -> Ste
     if student.adapter is None or not _too_large(estimates, machine, "train", "student"):
         return None, ""
     coarser = {"none": "int8", "int8": "nf4"}.get(student.quantization)
-    return ({"student.quantization": coarser} if coarser else None), "coarser weights below adapters"
+    return (
+        {"student.quantization": coarser} if coarser else None
+    ), "coarser weights below adapters"
 
 
 def _pictures(recipe: Recipe, estimates: Estimates, machine: Machine) -> Step:

@@ -114,5 +114,5 @@ def _run(path: Path) -> None:
         raise UsageError(
             f"the micro-run ended with exit code {done.returncode} ({last.strip()[:300]})",
             where="--measure",
-            mend="mend that, or plan without --measure",
+            mend="mend that, make the label stage first, or plan without --measure",
         )

@@ -77,7 +77,9 @@ def built(build: Build) -> Shape:
 def of_sizes(sizes: Sizes, stored: str, source: str, at_most: bool = False) -> Shape:
     """A shape whose parameters are counted by its family's rule."""
     whole = counted(sizes)
-    without = counted(replace(sizes, layers=sizes.layers - 1, vision_layers=sizes.vision_layers - 1))
+    without = counted(
+        replace(sizes, layers=sizes.layers - 1, vision_layers=sizes.vision_layers - 1)
+    )
     pieces: tuple[Piece, ...] = ("vision_tower", "language_model")
     layer = {piece: whole[piece] + without[piece] * -1 for piece in pieces}
     return Shape(sizes, whole, layer, stored, source, at_most)

@@ -9,7 +9,7 @@ takes, and what a unit takes. There is no other source: where nothing like it ra
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,8 @@ UNITS = {
     "verbalisers": "samples_seen",
 }
 """What the manifest's summary of a kind of stages counts its units by."""
-ONCE = ("data", "models", "evaluation", "report", "benchmark")
-"""Kinds that take what they took where one with all the same settings was made, and no other."""
+MODELS = ("initial", "model", "teacher")
+"""Names under which a stage reads the models that it runs; see `graph/`."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,7 @@ class Times:
                 return StageTime(unknown=str(error))
         if stage.kind not in UNITS:
             return StageTime(unknown="nothing says before it runs")
-        alike = sorted(
-            self._by_key.get(key_of(stage.full_identity), ()), key=lambda one: one.units
-        )
+        alike = sorted(self._by_key.get(planned_key(stage), ()), key=lambda one: one.units)
         if not alike:
             return StageTime(unknown="no stage like it was finished here")
         units = units_of(stage.kind, works)
@@ -116,6 +114,13 @@ class Times:
 def finished_in(store: Store, prefix: str) -> list[Finished]:
     """Every finished stage that counts units; `prefix` begins what its source is called."""
     found: list[Finished] = []
+
+    def resolve(key: str) -> Mapping[str, Any] | None:
+        for kind in ("models", "teacher", "student"):
+            if store.is_complete(kind, key):
+                return store.manifest(kind, key)["identity"]
+        return None
+
     for kind, name in UNITS.items():
         folder = store.root / kind
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -124,7 +129,7 @@ def finished_in(store: Store, prefix: str) -> list[Finished]:
             try:
                 manifest = store.manifest(kind, path.name)
                 units = float(manifest["summary"][name])
-                key, seconds = key_of(manifest["identity"]), float(manifest["seconds"])
+                key, seconds = key_of(manifest["identity"], resolve), float(manifest["seconds"])
             except (LimbeckError, KeyError, TypeError, ValueError):
                 continue
             if units > 0:
@@ -132,10 +137,37 @@ def finished_in(store: Store, prefix: str) -> list[Finished]:
     return found
 
 
-def key_of(identity: Mapping[str, Any]) -> str:
-    """What two stages of like work have in common: kind, settings, and the data."""
-    data = identity["reads"].get("data")
-    return canonical_json([identity["kind"], identity["format"], _cut(identity["fields"]), data])
+Resolve = Callable[[str], "Mapping[str, Any] | None"]
+"""From a fingerprint to the identity of that stage, where it is known."""
+
+
+def key_of(identity: Mapping[str, Any], resolve: Resolve) -> str:
+    """What two stages of like work have in common: kind, settings, models, and the data."""
+    return canonical_json(_signature(identity, resolve))
+
+
+def planned_key(stage: Stage) -> str:
+    """`key_of` a planned stage."""
+    known: dict[str, Mapping[str, Any]] = {}
+
+    def note(one: Stage) -> None:
+        known[one.fingerprint] = one.full_identity
+        for read in one.reads.values():
+            note(read)
+
+    note(stage)
+    return key_of(stage.full_identity, known.get)
+
+
+def _signature(identity: Mapping[str, Any], resolve: Resolve) -> list[Any]:
+    reads = identity["reads"]
+    models: list[Any] = []
+    for name in sorted(reads):
+        if name.partition("/")[0] in MODELS:
+            found = resolve(reads[name])
+            models.append([name, _signature(found, resolve) if found else reads[name]])
+    own = [identity["kind"], identity["format"], _cut(identity["fields"])]
+    return [*own, reads.get("data"), models]
 
 
 def units_of(kind: str, works: Sequence[Workload]) -> float | None:

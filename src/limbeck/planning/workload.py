@@ -158,9 +158,7 @@ def _labelling(
     ]
 
 
-def _training(
-    arm: Arm, teachers: Sequence[ModelSection], samples_of: SamplesOf
-) -> list[Workload]:
+def _training(arm: Arm, teachers: Sequence[ModelSection], samples_of: SamplesOf) -> list[Workload]:
     recipe, losses = arm.recipe, tuple(cast("Sequence[Loss]", arm.recipe.losses))
     section, label, training = recipe.student, recipe.label, recipe.training
     sized = sized_section(recipe)
@@ -237,9 +235,7 @@ def _training(
     return found
 
 
-def _answering(
-    arm: Arm, teachers: Sequence[ModelSection], samples_of: SamplesOf
-) -> list[Workload]:
+def _answering(arm: Arm, teachers: Sequence[ModelSection], samples_of: SamplesOf) -> list[Workload]:
     recipe, settings = arm.recipe, arm.recipe.evaluate
     is_teacher = arm.sighted.name == "teacher"
     if is_teacher and not teachers:

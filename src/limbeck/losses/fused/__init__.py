@@ -35,6 +35,7 @@ from limbeck.losses.fused.gradients import Gradients
 from limbeck.losses.fused.memory import Buffers
 from limbeck.records import AlignedSignal, Dense, LinearHead, TopK
 
+
 @dataclass(frozen=True)
 class _Plan:
     losses: Sequence[Loss]
