@@ -21,12 +21,12 @@ def error_block(kept: Path) -> str:
     remark = [f"**{found['remark']}**", ""] if "remark" in found else []
     lines = [
         *remark,
-        f"{len(cases)} stages of small models, torch {found['torch']} on a CPU, memory above that of",
-        "the libraries. Planned against what tensors held (the C library's allocator set to give back",
-        f"what is freed): median error {found['median_error']:.0%}, largest"
-        f" {found['largest_error']:.0%}, furthest below {found['most_below']:+.0%}. Left alone, the",
-        f"allocator's gaps made peaks {found['gaps_median']:.2f} times as high (median; at most"
-        f" {found['gaps_largest']:.2f}).",
+        f"{len(cases)} stages of small models, torch {found['torch']} on a CPU, memory above that",
+        "of the libraries. Planned against what tensors held (the C library's allocator set to give",
+        f"back what is freed): median error {found['median_error']:.0%}, largest"
+        f" {found['largest_error']:.0%},",
+        f"furthest below {found['most_below']:+.0%}. Left alone, the allocator's gaps made peaks",
+        f"{found['gaps_median']:.2f} times as high (median; at most {found['gaps_largest']:.2f}).",
         "",
         "| case | stage | planned | measured | error | with gaps |",
         "|---|---|---|---|---|---|",

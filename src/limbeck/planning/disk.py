@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from limbeck.errors import LimbeckError
 from limbeck.graph.disk import disk_needs, vision_features_need
 from limbeck.losses.feature_loss import FeatureLoss
+from limbeck.planning.activations import FLOAT32
 from limbeck.planning.lengths import Lengths
 from limbeck.planning.models import Unknown, shape_of
 from limbeck.planning.precision import BYTES, value_bytes
 from limbeck.planning.shape import Shape
 from limbeck.planning.trained import trained
-from limbeck.planning.training import optimizer_bytes, speaking_layers
+from limbeck.planning.training import MOMENTS, optimizer_bytes, speaking_layers
 from limbeck.planning.workload import Workload, local_teachers
 from limbeck.recipe import Recipe, arms_of
 from limbeck.records import ModelShape, Tap
@@ -130,6 +131,7 @@ class Disk:
         plain = value_bytes(work.model, shape)
         weights = own.adapter * BYTES["float32"] + (own.total - own.adapter) * plain
         checkpoint = weights + optimizer_bytes(shape, own, work.training, plain)
+        checkpoint += _spoken_bytes(work, shape)
         temporary, unknown = checkpoint, ""
         if work.training.cache_vision_features and work.title in self._arms:
             need = vision_features_need(self._arms[work.title], self._data)
@@ -162,6 +164,16 @@ class Disk:
     def _student(self, work: Workload) -> ModelShape | None:
         section = work.student
         return None if section is None else model_shape(shape_of(section, work.model))
+
+
+def _spoken_bytes(work: Workload, shape: Shape) -> float:
+    """Verbalisers in a checkpoint: the student's with the optimiser's state, and the teacher's."""
+    if work.teacher is None or not any(hasattr(loss, "verbalisers") for loss in work.losses):
+        return 0.0
+    theirs = shape_of(work.teacher)
+    own = speaking_layers(work, shape) * 3 * shape.sizes.width**2 * (1 + MOMENTS)
+    title = replace(work, title="teacher")
+    return FLOAT32 * (own + speaking_layers(title, theirs) * 3 * theirs.sizes.width**2)
 
 
 def model_shape(shape: Shape) -> ModelShape:

@@ -211,6 +211,7 @@ def _pictured(work: Workload, training: Training) -> int:
 
 
 def speaking_layers(work: Workload, shape: Shape) -> int:
+    """How many layers of a model have verbalisers."""
     loss = cast(Any, next(one for one in work.losses if hasattr(one, "verbalisers")))
     wanted = loss.teacher_layers if work.title == "teacher" else loss.student_layers
     return len(targets(wanted, shape.sizes.layers))
