@@ -22,7 +22,7 @@ def error_block(kept: Path) -> str:
     lines = [
         *remark,
         f"{len(cases)} stages of small models, torch {found['torch']} on a CPU, memory above that",
-        "of the libraries. Planned against what tensors held (the C library's allocator set to give",
+        "of the libraries. Planned against what tensors held (the allocator set to give",
         f"back what is freed): median error {found['median_error']:.0%}, largest"
         f" {found['largest_error']:.0%},",
         f"furthest below {found['most_below']:+.0%}. Left alone, the allocator's gaps made peaks",

@@ -14,7 +14,9 @@ from limbeck.planning.memory import Part
 
 MARGIN = 0.1
 """Share of a device's memory that a plan leaves free: for the allocator's gaps, and for what the
-formulas do not know (docs/planning.md has their measured error)."""
+formulas do not know."""
+CPU_MARGIN = 0.25
+"""The same on a CPU, where the C library's gaps are wider (docs/planning.md has them measured)."""
 GPU_RUNTIME_BYTES = 2**29
 """Context, kernels and workspaces of a CUDA device; not measured here, and in the plan's table."""
 CPU_RUNTIME_BYTES = 700 * 2**20
@@ -41,7 +43,12 @@ class Machine:
     @property
     def usable(self) -> float:
         """What a plan may fill."""
-        return self.bytes * (1 - MARGIN)
+        return self.bytes * (1 - self.margin)
+
+    @property
+    def margin(self) -> float:
+        """Share that is left free."""
+        return CPU_MARGIN if self.device == "cpu" else MARGIN
 
     @property
     def runtime(self) -> Part:
@@ -56,7 +63,7 @@ class Machine:
             "bytes": self.bytes,
             "count": self.count,
             "name": self.name,
-            "margin": MARGIN,
+            "margin": self.margin,
         }
 
 
