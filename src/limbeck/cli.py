@@ -66,31 +66,40 @@ def run_command(
 
 @app.command()
 def plan(
-    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+    recipe: RecipePath,
+    gpu: Annotated[
+        str | None, typer.Option(help="plan for such a card, 24GiB, or for several, 4x80GiB")
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option(help="plan for a machine without a GPU and with so much memory")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="run a few batches of each model to tell the time")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="exit with 6 where a stage does not fit the memory")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
 ) -> None:
-    """Show what would run and what is done; touches nothing."""
+    """Show what would run, what it needs and whether that fits; touches nothing."""
     with reported(debug) as emit:
+        from limbeck.errors import MemoryExhaustedError
         from limbeck.pipeline import build_plan
+        from limbeck.planning.lines import describe_plan
         from limbeck.recipe import load_recipe
 
-        planned = build_plan(load_recipe(recipe, overrides or ()))
-        if as_json:
-            emit(_json(planned.describe()))
-        else:
-            width = max((len(row.stage.title) for row in planned.stages), default=0)
-            for row in planned.stages:
-                state = "done " if row.done else "to do"
-                emit(f"{state}  {row.stage.kind:<12}{row.stage.title:<{width}}  {row.folder}")
-            for name, budget in planned.visual_budgets.items():
-                emit(_budget_line(name, budget))
-            for need in planned.disk:
-                emit(_disk_line(need))
-            left = sum(not row.done for row in planned.stages)
-            emit(f"{len(planned.stages)} stages, {left} to do")
+        planned = build_plan(
+            load_recipe(recipe, overrides or ()), gpu=gpu, ram=ram, measure=measure
+        )
+        emit(_json(planned.describe()) if as_json else "\n".join(describe_plan(planned.describe())))
         for problem in planned.problems:
             typer.echo(f"error: {problem}", err=True)
         if planned.problems:
             raise typer.Exit(planned.problems[0].exit_code)
+        if strict and planned.needs["fits"] is False:
+            raise typer.Exit(MemoryExhaustedError.exit_code)
 
 
 def _stage_command(name: Command, text: str) -> None:
@@ -443,26 +452,6 @@ def _run(
 def _tell(event: str, stage: Stage) -> None:
     if event == "cached":
         typer.echo(f"{stage.kind}: {stage.title} (done before)", err=True)
-
-
-def _budget_line(name: str, budget: dict[str, Any]) -> str:
-    """How many pixels and tokens a picture may become, as the plan shows it."""
-    pixels = budget["max_pixels"] or "the processor's own"
-    tokens = budget["visual_tokens_at_most"]
-    counted = "" if tokens is None else f", at most {tokens:,} visual tokens"
-    return f"{name}: pixels of a picture: {pixels}{counted}"
-
-
-def _disk_line(need: dict[str, Any]) -> str:
-    """What a cache will take, and of what that is the product."""
-    size = f"unknown ({need['unknown']})"
-    if need["bytes"] is not None:
-        size = f"{'at most' if need['at_most'] else 'about'} {need['bytes'] / 2**30:,.3g} GiB"
-    row, tokens, samples = (need[k] for k in ("bytes_per_token", "tokens_per_sample", "samples"))
-    parts = [f"{row:,} bytes a token"] if row else []
-    parts += [f"at most {tokens:,} tokens a sample"] if tokens else []
-    parts += [f"{samples:,} samples"] if samples else []
-    return f"disk: {need['what']} ({need['kind']}): {'; '.join([size, *parts])}"
 
 
 def _json(value: Any) -> str:

@@ -103,7 +103,7 @@ def _trained(
     )
     rounds = list(rounds)
     title = f"{arm.id} round {FIRST_ROUND + len(rounds)}" if recipe.grow else arm.id
-    title += "" if arm.phase is None else f" phase {arm.phase + 1}"
+    title += arm.phase_title
     inner = [loss for loss in losses if isinstance(loss, FeatureLoss)]
     features: dict[str, Stage] = {}
     if inner and not live:

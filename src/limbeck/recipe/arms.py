@@ -52,6 +52,11 @@ class Arm:
             found.append(replace(self, recipe=own, phase=number))
         return found
 
+    @property
+    def phase_title(self) -> str:
+        """What a phase adds to the title of a training."""
+        return "" if self.phase is None else f" phase {self.phase + 1}"
+
     def place(self, field: str) -> str:
         """Where in the recipe a field of this arm's training stands, for errors."""
         arm = "" if self.name == "student" else f"arms.{self.name}."
