@@ -137,7 +137,7 @@ class Disk:
             need = vision_features_need(self._arms[work.title], self._data)
             temporary += need["bytes"] or 0
             unknown = f"its cache of vision features: {need['unknown']}" if need["unknown"] else ""
-        size = shape.parameters * plain + checkpoint
+        size = shape.parameters * plain + checkpoint + _kept_bytes(work, shape)
         return StageDisk(size, temporary, unknown, at_most=shape.at_most)
 
     def _labels(self) -> StageDisk:
@@ -164,6 +164,13 @@ class Disk:
     def _student(self, work: Workload) -> ModelShape | None:
         section = work.student
         return None if section is None else model_shape(shape_of(section, work.model))
+
+
+def _kept_bytes(work: Workload, shape: Shape) -> float:
+    """The student's verbalisers, which stay beside it."""
+    if not any(hasattr(loss, "verbalisers") for loss in work.losses):
+        return 0.0
+    return FLOAT32 * speaking_layers(work, shape) * 3 * shape.sizes.width**2
 
 
 def _spoken_bytes(work: Workload, shape: Shape) -> float:
