@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.encoders.students import EncoderStudent, ImageInputs, TeacherShape, towers_mib
 from limbeck.encoders.guards import check_batch_invariance
+from limbeck.encoders.students import EncoderStudent, ImageInputs, TeacherShape, towers_mib
 from limbeck.errors import GuardError
 from limbeck.recipe.component import build_component, component_names
 

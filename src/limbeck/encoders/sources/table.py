@@ -38,7 +38,7 @@ class Table(EncoderSource):
         """The rows of the chosen splits in their order."""
         table = Path(self.path)
         base = table.parent.resolve()
-        splits = {name: "train" for name in self.train} | {name: "test" for name in self.test}
+        splits = dict.fromkeys(self.train, "train") | dict.fromkeys(self.test, "test")
         for number, columns, error in read_lines(table):
             where = f"{table}:{number}"
             if error is not None:
