@@ -20,6 +20,7 @@ class PatchAttention(nn.Module):
         self.head = nn.Linear(width, embedding)
 
     def forward(self, inputs: ImageInputs) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         x_BGD = inputs.tokens_BGD
         assert x_BGD is not None
         y_BGD, weights_BGG = self.attention(x_BGD, x_BGD, x_BGD)
@@ -35,6 +36,7 @@ class TextAttention(nn.Module):
         self.head = nn.Linear(width, embedding)
 
     def forward(self, text_MD: Tensor) -> Tensor:
+        """As the class says."""
         x_M1D = text_MD[:, None]
         return self.head(self.attention(x_M1D, x_M1D, x_M1D, need_weights=False)[0][:, 0])
 
@@ -52,6 +54,7 @@ class CbamBlock(nn.Module):
         self.places = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
     def forward(self, x_BDhw: Tensor) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         mean_BD, most_BD = x_BDhw.mean((2, 3)), x_BDhw.amax((2, 3))
         gate_BD = torch.sigmoid(self.channels(mean_BD) + self.channels(most_BD))
         x_BDhw = x_BDhw * gate_BD[:, :, None, None]
@@ -69,6 +72,7 @@ class CbamTower(nn.Module):
         self.head = nn.Linear(width, embedding)
 
     def forward(self, inputs: ImageInputs) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         assert inputs.tokens_BGD is not None
         batch, cells, width = inputs.tokens_BGD.shape
         side = round(cells**0.5)

@@ -23,6 +23,7 @@ class Pooled(nn.Module):
         self.head = head
 
     def forward(self, inputs: ImageInputs) -> tuple[Tensor, None]:
+        """As the class says."""
         assert inputs.pooled_BD is not None
         return self.head(inputs.pooled_BD), None
 
@@ -39,6 +40,7 @@ class Pixels(nn.Module):
         self.trunk, self.head, self.grid = trunk, head, grid
 
     def forward(self, inputs: ImageInputs) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         assert inputs.pixels is not None
         features = self.trunk(inputs.pixels)
         energy = features.square().mean(1, keepdim=True)

@@ -36,6 +36,7 @@ class VitTower(nn.Module):
         self.side, self.grid = options.image_size, shape.grid
 
     def forward(self, inputs: ImageInputs) -> tuple[Tensor, Tensor]:
+        """As the class says."""
         pixels = inputs.pixels
         assert pixels is not None
         if pixels.shape[-1] != self.side:
