@@ -5,6 +5,7 @@ Shapes: n tested, m training samples, E width, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,26 +45,37 @@ def knn_hits(
 def probe_hits(
     train_mE: Tensor, train_labels_m: Tensor, test_nE: Tensor, labels_n: Tensor, l2: float
 ) -> Tensor:
+    """Whether a linear probe that was fitted on train finds the label."""
+    classes = int(max(train_labels_m.max(), labels_n.max())) + 1
+    logits_nC = probe_weights(train_mE, train_labels_m, classes, l2)(test_nE)
+    return head_hits(logits_nC, labels_n)
+
+
+def probe_weights(
+    train_mE: Tensor, labels_m: Tensor, classes: int, l2: float
+) -> Callable[[Tensor], Tensor]:
     """Multinomial logistic regression on standardised embeddings, to convergence by L-BFGS."""
     import torch
 
     mean_E, spread_E = train_mE.mean(0), train_mE.std(0).clamp(min=1e-6)
-    x_mE, x_nE = (train_mE - mean_E) / spread_E, (test_nE - mean_E) / spread_E
-    classes = int(torch.cat([train_labels_m, labels_n]).max()) + 1
+    x_mE = (train_mE - mean_E) / spread_E
     weights = torch.zeros(x_mE.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     search = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         search.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x_mE @ weights + bias, train_labels_m)
+        loss = torch.nn.functional.cross_entropy(x_mE @ weights + bias, labels_m)
         loss = loss + l2 * weights.square().sum()
         loss.backward()
         return loss
 
     search.step(objective)  # type: ignore[arg-type]
-    with torch.no_grad():
-        return ((x_nE @ weights + bias).argmax(1) == labels_n).double()
+
+    def logits(embeddings_nE: Tensor) -> Tensor:
+        return (((embeddings_nE - mean_E) / spread_E) @ weights + bias).detach()
+
+    return logits
 
 
 def retrieval_hits(images_nE: Tensor, texts_kE: Tensor, owners_k: Tensor) -> dict[str, Tensor]:
