@@ -91,9 +91,7 @@ def load_teacher(teacher: EncoderTeacher, folder: Path, device: str) -> LoadedTe
     return LoadedTeacher(teacher, model, tokenizer, mean, spread, side, device)
 
 
-def make_teacher(
-    teacher: EncoderTeacher, data: Path, output: Path, device: str
-) -> dict[str, Any]:
+def make_teacher(teacher: EncoderTeacher, data: Path, output: Path, device: str) -> dict[str, Any]:
     """Build a tiny teacher, train it on the labels or captions, and write its folder."""
     import torch
 

@@ -71,6 +71,10 @@ class EncoderTeacher(Component):
         """Features of normalised pixels [B, 3, S, S]."""
         raise NotImplementedError
 
+    def image_side(self, model: Any) -> list[Any]:
+        """The modules that run for a picture."""
+        return [model]
+
     def read(self, model: Any, tokens: Any) -> Tensor:
         """Vectors [M, D] of tokenised texts."""
         raise NotImplementedError

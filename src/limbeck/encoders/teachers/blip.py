@@ -1,4 +1,4 @@
-"""BLIP with its retrieval heads: the contrastive space, and image-text matching."""
+"""BLIP with its retrieval heads; the study uses the contrastive space."""
 
 from __future__ import annotations
 
@@ -60,12 +60,11 @@ class Blip(EncoderTeacher):
         weights = from_class_token(made.attentions, tokens_BTD.shape[1] - 1)
         return ImageFeatures(tokens_BTD[:, 0], tokens_BTD[:, 1:], weights)
 
+    def image_side(self, model: Any) -> list[Any]:
+        """The vision tower and its projection."""
+        return [model.vision_model, model.vision_proj]
+
     def read(self, model: Any, tokens: Any) -> Tensor:
         """In the shared space, from the first token."""
         made = model.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask)
         return model.text_proj(made.last_hidden_state[:, 0])
-
-    def match(self, model: Any, tokens: Any, pixels: Tensor) -> Tensor:
-        """Log-odds [B] that text i describes picture i, by the image-text matching head."""
-        made = model(tokens.input_ids, pixels, attention_mask=tokens.attention_mask)
-        return made.itm_score[:, 1] - made.itm_score[:, 0]

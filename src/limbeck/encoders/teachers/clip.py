@@ -60,6 +60,10 @@ class Clip(EncoderTeacher):
         project = model.visual_projection
         return ImageFeatures(project(made.pooler_output), project(hidden_BTD), weights)
 
+    def image_side(self, model: Any) -> list[Any]:
+        """The vision tower and its projection."""
+        return [model.vision_model, model.visual_projection]
+
     def read(self, model: Any, tokens: Any) -> Tensor:
         """In the shared space."""
         return model.get_text_features(tokens.input_ids, tokens.attention_mask).pooler_output
