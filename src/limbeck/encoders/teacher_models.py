@@ -168,7 +168,7 @@ def _train(loaded: LoadedTeacher, examples: Examples, sizes: TinyTeacher) -> lis
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
-                losses.append(float(loss))
+                losses.append(float(loss.detach()))
             means.append(float(np.mean(losses)))
             bar.advance(note=f"loss {means[-1]:.3f}")
     loaded.model.eval()

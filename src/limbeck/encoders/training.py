@@ -173,7 +173,7 @@ def _epoch(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, job.training.clip_norm)
         optimizer.step()
-        sums.append(float(loss))
+        sums.append(float(loss.detach()))
     return float(np.mean(sums))
 
 
