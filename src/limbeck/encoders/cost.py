@@ -76,10 +76,8 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
     settings = EncoderCosts.model_validate(job["settings"])
     shape, device = TeacherShape(**job["shape"]), job["device"]
     examples: Examples = read_examples(Path(job["data"]))
-    before = psutil.Process().memory_info().rss
     tower = student.image_tower(shape).to(device).eval()
     own = parameters(tower)
-    texts = parameters(student.text_tower(shape)) if shape.reads_text else 0
     loaded, theirs = None, 0
     if not student.from_pixels:
         loaded = load_teacher(teacher, Path(job["model"]), device)
@@ -109,12 +107,11 @@ def measure_here(job: dict[str, Any]) -> dict[str, Any]:
                 seconds.append(time.perf_counter() - started)
     low, middle, high = np.quantile(seconds, [0.05, 0.5, 0.95])
     return {
-        "towers_parameters": own + texts,
         "deployed_parameters": own + theirs,
         "deployed_bytes": (own + theirs) * FLOAT_BYTES,
         "latency_ms": {"median": middle * 1e3, "p5": low * 1e3, "p95": high * 1e3},
         "timed": len(seconds),
-        "resident_growth_bytes": psutil.Process().memory_info().rss - before,
+        "resident_bytes": psutil.Process().memory_info().rss,
         "device": device,
         "threads": torch.get_num_threads(),
     }

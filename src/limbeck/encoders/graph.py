@@ -31,7 +31,6 @@ class Setting:
 
     dataset: str
     teacher: str
-    source: EncoderSource
     options: EncoderTeacher
     data: Stage
     built: Stage | None
@@ -102,7 +101,7 @@ def encoder_graph(recipe: EncoderRecipe) -> EncoderGraph:
             if cast(EncoderSource, source).chosen_task == "retrieval" and not options.reads_text:
                 graph.left_out.append(f"{dataset}, {name}: the teacher reads no text")
                 continue
-            setting = _setting(graph, dataset, name, cast(EncoderSource, source), options, data)
+            setting = _setting(graph, dataset, name, options, data)
             _cells(graph, setting)
     if not any(len(cell) > 2 for cell in graph.scores):
         raise UsageError("no student can be trained", mend="; ".join(graph.left_out))
@@ -129,7 +128,6 @@ def _setting(
     graph: EncoderGraph,
     dataset: str,
     name: str,
-    source: EncoderSource,
     options: EncoderTeacher,
     data: Stage,
 ) -> Setting:
@@ -161,7 +159,7 @@ def _setting(
     identity = {"teacher": kept, "weights": weights, "probe_l2": l2}
     reads = {"data": data, **({} if built is None else {"teacher": built})}
     features = graph.add(Stage("encoder_features", title, "label", identity, reads, make))
-    setting = Setting(dataset, name, source, options, data, built, features)
+    setting = Setting(dataset, name, options, data, built, features)
     return setting
 
 

@@ -59,7 +59,7 @@ class EncoderEvaluation(Section):
 class EncoderCosts(Section):
     """How what is deployed is timed: one picture at a time, in a process of its own."""
 
-    enabled: bool = Field(default=True, description="false: the report shows sizes only")
+    enabled: bool = Field(default=True, description="false: no deployed size, latency or memory")
     samples: int = Field(default=16, gt=0, description="test pictures")
     repeats: int = Field(default=3, gt=0, description="passes over them")
     warmup: int = Field(default=3, ge=0, description="pictures before the first counted one")

@@ -21,12 +21,12 @@ from limbeck.report.pages import environment, policy_for, text_of
 from limbeck.store import write_atomic, write_json
 
 EXPLAINED = (
-    "The published tables give the size of the towers alone, although four of the six students take "
-    "the teacher's features, so that the teacher runs for every picture; deployed is what has to be "
-    "shipped, and such students are called adapters (teacher required).",
-    "Their accuracy of 1.00 on 200 classes came from comparing samples with their own index in the "
-    "batch; accuracy here is against real labels over the whole test split, with controls that fail "
-    "the run where an untrained student or shuffled labels do as well.",
+    "The published tables give the size of the towers alone, although four of the six students "
+    "take the teacher's features, so that the teacher runs for every picture; deployed is what has "
+    "to be shipped, and such students are called adapters (teacher required).",
+    "Their accuracy of 1.00 on 200 classes came from comparing samples with their own index in "
+    "the batch; accuracy here is against real labels over the whole test split, with controls that "
+    "fail the run where an untrained student or shuffled labels do as well.",
 )
 
 
@@ -147,6 +147,7 @@ def _cell(
         "arm": arm,
         "kind": options.kind,  # type: ignore[attr-defined]
         "placed": "from pixels" if options.from_pixels else "adapter (teacher required)",
+        "towers_mib": found["towers_mib"],
         "reads_text": cast(EncoderTeacher, recipe.teachers[teacher]).reads_text,
         "untrained": found["scores"]["0"],
         "epochs": epochs,

@@ -17,6 +17,7 @@ from limbeck.encoders.features import Features, read_features
 from limbeck.encoders.guards import check_batch_invariance, check_controls, reached
 from limbeck.encoders.recipe import EncoderEvaluation
 from limbeck.encoders.scores import head_hits, knn_hits, probe_hits, retrieval_hits
+from limbeck.encoders.students import towers_mib
 from limbeck.encoders.training import WEIGHTS, StudentJob, embeddings_file, inputs_of, new_student
 from limbeck.errors import GuardError
 from limbeck.store import write_json
@@ -156,8 +157,8 @@ def score_students(
         for control, row in found.items():
             if name == judged:
                 failures += caught(control, row, name)
-            elif name in ("knn", "probe"):
-                warnings += caught(control, row, name)
+            elif name in ("knn", "probe") and row["reached"]:
+                warnings.append(f"{control} does as well by {name}")
     if judged is None:
         warnings.append("no score can tell this student from an untrained one")
     features = read_features(cached)
@@ -169,6 +170,7 @@ def score_students(
     save_file({name: torch.from_numpy(hits) for name, hits in final.items()}, output / HITS)
     content = {
         "scores": scores,
+        "towers_mib": towers_mib(job.student, features.shape),
         "judged_by": judged,
         "controls": controls,
         "failures": failures,

@@ -62,12 +62,11 @@ def _published_shape(results: Mapping[str, Any]) -> Iterator[Table]:
             published = PUBLISHED_MIB.get(cell["kind"], (None, None))
             known = published[0 if cell["reads_text"] else 1]
             cost = cell["cost"]
-            towers = None if cost is None else cost["towers_parameters"] * 4
             deployed = None if cost is None else cost["deployed_bytes"]
             row = [
                 Cell(cell["student"], cell["placed"]),
                 Cell("not published" if known is None else f"{known:.2f} MiB"),
-                Cell(data_size(towers)),
+                Cell(f"{cell['towers_mib']:.2f} MiB"),
                 Cell(data_size(deployed)),
             ]
             for epoch in epochs:
@@ -108,9 +107,10 @@ def _all_scores(results: Mapping[str, Any]) -> Iterator[Table]:
             heading = Cell(cell["student"], cell["placed"])
             rows.append((heading, Cell(cell["arm"]), *scored, Cell(told, span)))
         columns = ("model", "arm", *(WORDS[name] for name in names), f"against {CROSS_ENTROPY}")
+        tested = next(iter(own.values()))["n"]
         note = (
             f"After epoch {last}: mean over {len(results['seeds'])} seeds ± their spread, "
-            f"bootstrap interval over the n = {next(iter(own.values()))['n']} test samples. The last "
+            f"bootstrap interval over the n = {tested} test samples. The last "
             "column is the paired difference of the first score; an interval over 0 has no winner."
         )
         yield Table(f"scores-{number}", f"{dataset}, teacher {teacher}", columns, tuple(rows), note)
@@ -132,7 +132,7 @@ def _costs(results: Mapping[str, Any]) -> Iterator[Table]:
                 Cell(f"{dataset}, {teacher}"),
                 Cell(data_size(cost["deployed_bytes"])),
                 Cell(f"{times['median']:.2f} ms", f"{times['p5']:.2f} to {times['p95']:.2f}"),
-                Cell(data_size(cost["resident_growth_bytes"])),
+                Cell(data_size(cost["resident_bytes"])),
             )
         )
     if rows:
@@ -140,8 +140,8 @@ def _costs(results: Mapping[str, Any]) -> Iterator[Table]:
         first = next(iter(found.values()))["cost"]
         note = (
             f"On {first['device']}, {first['threads']} threads, {first['timed']} pictures timed: "
-            "median, and the 5th to the 95th percentile. Memory: what the process grew by from "
-            "loading the first weight to the last picture."
+            "median, and the 5th to the 95th percentile. Memory: of the whole process after "
+            "the last picture, Python and PyTorch included."
         )
         yield Table("costs", "What is deployed costs", columns, tuple(rows), note)
 
