@@ -126,6 +126,27 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
             assert path.read_bytes() == (resumed / path.name).read_bytes(), path
 
 
+def test_a_teacher_of_a_folder_is_used_as_it_is(folder: Path, finished: dict[str, Any]):
+    made = {row["kind"]: Path(row["folder"]) for row in finished["stages"]}
+    teacher = f"{{dino: {{kind: dino, model: {made['encoder_teacher'] / 'model'}}}}}"
+    done = study(folder, *FAST, f"teachers={teacher}", work="given")
+    assert done.exit_code == 0, done.output
+    rows = {row["kind"]: Path(row["folder"]) for row in json.loads(done.stdout)["stages"]}
+    assert "encoder_teacher" not in rows
+    for name in ("pooled.npy", "tokens.npy", "maps.npy", "logits.npy"):
+        built = (made["encoder_features"] / name).read_bytes()
+        assert (rows["encoder_features"] / name).read_bytes() == built
+
+
+def test_arms_that_train_no_classifier_are_shown_by_their_neighbours(folder: Path):
+    arms = "arms={features: {losses: [{kind: feature_distillation}]}}"
+    assert study(folder, *FAST, arms, work="features").exit_code == 0
+    results = json.loads((folder / "features/runs/tiny/results.json").read_text())
+    shown = {cell["arm"]: (cell["headline"], cell["judged_by"]) for cell in results["cells"]}
+    assert shown == {"cross_entropy": ("head", "head"), "features": ("knn", None)}
+    assert any("no score can tell" in line for line in results["warnings"])
+
+
 def failing(done: Any, folder: Path, work: str, message: str) -> None:
     """Exit code 7, after the report was written."""
     assert done.exit_code == 7, done.output

@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from limbeck.encoders.guards import reached
+from limbeck.encoders.losses import EncoderLoss
 from limbeck.encoders.recipe import CROSS_ENTROPY, EncoderRecipe
 from limbeck.encoders.students import EncoderStudent
 from limbeck.encoders.tables import headline, tables_of
@@ -129,7 +130,8 @@ def _cell(
         }
         for epoch in recipe.training.epochs
     }
-    name = headline(found["scores"]["0"])
+    trains_head = any(cast(EncoderLoss, loss).trains_head for loss in recipe.all_arms()[arm].losses)
+    name = headline(found["scores"]["0"], trains_head)
     baseline = inputs[f"scores_{dataset}/{teacher}/{student}/{CROSS_ENTROPY}"]
     against = None
     if arm != CROSS_ENTROPY:
@@ -149,6 +151,7 @@ def _cell(
         "placed": "from pixels" if options.from_pixels else "adapter (teacher required)",
         "towers_mib": found["towers_mib"],
         "reads_text": cast(EncoderTeacher, recipe.teachers[teacher]).reads_text,
+        "headline": name,
         "untrained": found["scores"]["0"],
         "epochs": epochs,
         "judged_by": found["judged_by"],
