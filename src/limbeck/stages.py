@@ -31,7 +31,7 @@ FORMAT_VERSIONS = {
     "student": 2,
     "predictions": 1,
     "evaluation": 2,
-    "benchmark": 1,
+    "benchmark": 2,
     "report": 2,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""

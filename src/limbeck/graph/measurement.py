@@ -118,7 +118,7 @@ def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
 
     identity = {
         "model": model.identity,
-        "benchmark": settings.model_dump(mode="json", exclude={"models"}),
+        "benchmark": settings.here(),
         "machine": machine(device_type, threads=settings.threads),
     }
     reads = {"data": graph.data, **model.reads("model")}
