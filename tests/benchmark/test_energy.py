@@ -5,11 +5,11 @@ import sys
 import types
 
 import pytest
+from test_timing import Clock, NoMemory
 
 from limbeck.benchmark import energy as module
 from limbeck.benchmark.energy import Energy
 from limbeck.benchmark.timing import Drawn, measure, quantities
-from test_timing import Clock, NoMemory
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="RAPL is Linux's")
 

@@ -1,8 +1,8 @@
 """The first start: how much of a model's files is in the page cache, and getting it out of there.
 
-Linux lets a file's owner ask for that without being root (posix_fadvise). Pages that another process
-has mapped stay, and what a disk, a hypervisor or a network file system keeps is out of reach; so what
-is left is counted afterwards, and written down.
+Linux lets a file's owner ask for that without being root (posix_fadvise). Pages that another
+process has mapped stay, and what a disk, a hypervisor or a network file system keeps is out of
+reach; so what is left is counted afterwards, and written down.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Energy counters of the machine: each says what it covers, and where there is none, why.
 
-    cpu, memory   Linux: RAPL, through /sys/class/powercap, where a user may read it. It covers whole
-                  CPU packages (and their DRAM, where the processor counts that): other programs and
-                  idle power are in it.
+    cpu, memory   Linux: RAPL, through /sys/class/powercap, where a user may read it. It covers
+                  whole CPU packages (and their DRAM, where the processor counts that): other
+                  programs and idle power are in it.
     gpu           NVIDIA: the board's own counter, through NVML (package nvidia-ml-py).
 
-macOS shows energy to root alone, which Limbeck is not. Nothing is estimated from a processor's rated
-power: where no counter can be read there is no number.
+macOS shows energy to root alone, which Limbeck is not. Nothing is estimated from a processor's
+rated power: where no counter can be read there is no number.
 """
 
 from __future__ import annotations

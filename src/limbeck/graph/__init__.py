@@ -15,6 +15,7 @@ from limbeck.graph.measurement import (
     report_stage,
 )
 from limbeck.graph.models import data_stage, model_of
+from limbeck.graph.served_timing import served_stages
 from limbeck.graph.teacher import teacher_of
 from limbeck.recipe import Recipe
 
@@ -39,5 +40,6 @@ def graph_of(recipe: Recipe) -> Graph:
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks)
+    served = served_stages(graph)
+    report_stage(graph, models, labels, evaluation, benchmarks, served)
     return graph

@@ -131,6 +131,7 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    served: Mapping[str, Stage],
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
@@ -159,6 +160,7 @@ def report_stage(
                 evaluation=inputs["evaluation"],
                 models=listed,
                 served_teacher=graph.teacher.is_served,
+                served={name: inputs[f"served/{name}"] for name in served},
                 stages=[_made(store, stage) for stage in stages],
             ),
         )
@@ -169,6 +171,7 @@ def report_stage(
         "evaluation": evaluation,
         **{f"training/{name}": stage for name, stage in trained.items()},
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **{f"served/{name}": stage for name, stage in served.items()},
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))
@@ -188,8 +191,11 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
     """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
 
-    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    A teacher that is served, or several, is left out unless it is listed, which is then refused;
+    a server's is timed by itself where `benchmark.served` asks for it.
     """
+    if model.served is not None and graph.recipe.benchmark.served:
+        return False
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     if not has_cost(arm.name) or first != arm:

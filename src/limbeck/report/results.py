@@ -37,7 +37,10 @@ class ReportModel:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from: the recipe and the folders of the finished stages."""
+    """What a report is made from: the recipe and the folders of the finished stages.
+
+    `served` holds benchmarks of models behind servers, which are no model's cost.
+    """
 
     name: str
     recipe: dict[str, Any]
@@ -46,6 +49,7 @@ class ReportInputs:
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
     served_teacher: bool = False
+    served: Mapping[str, Path] = field(default_factory=dict)
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
 
 
@@ -86,6 +90,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
             if teacher and arm != "teacher"
         },
         "benchmark": benchmarks,
+        "served": {name: read_json(path / "results.json") for name, path in inputs.served.items()},
         "training": training,
         "models": [{"id": m.id, "arm": m.arm, "seed": m.seed} for m in inputs.models],
         "data": data_of(inputs.data),
@@ -97,9 +102,11 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
     }
     results["warnings"] = warnings_of(results)
     if served and costs:
+        timed = "teacher" in results["served"]
+        how = "what was timed includes its server and the network" if timed else "it was not timed"
         results["warnings"].append(
-            "the teacher is served: its size is unknown and it was not timed, so that nothing is"
-            " said about savings against it"
+            f"the teacher is served: its size is unknown and {how}, so that nothing is said about"
+            " savings against it"
         )
     return clean(results)
 
