@@ -171,6 +171,42 @@ _stage_command("report", "Write the report from the results files.")
 
 
 @app.command()
+def compare(
+    recipe: RecipePath,
+    models: Annotated[
+        str, typer.Option(help="arms, separated by commas; of one seed: student-seed1")
+    ] = "teacher,baseline,student",
+    image: Annotated[
+        Path | None, typer.Option(help="ask about this picture here, without a page")
+    ] = None,
+    ask: Annotated[
+        str | None, typer.Option(help="with --image: the question; default: the data's own")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="address to listen on; others than loopback can be reached")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free", min=0, max=65535)] = 8765,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Let teacher, baseline and student answer the same picture side by side, on a web page."""
+    if ask is not None and image is None:
+        raise typer.BadParameter("--ask needs an --image")
+    with reported(debug) as emit:
+        from limbeck.compare.page import serve
+        from limbeck.compare.terminal import compare_once, describe
+        from limbeck.recipe import load_recipe
+
+        loaded, names = load_recipe(recipe, overrides or ()), models.split(",")
+        if image is None:
+            serve(loaded, names, host=host, port=port, announce=emit, as_json=as_json)
+            return
+        found = compare_once(loaded, image, ask, names)
+        emit(_json(found) if as_json else describe(found))
+
+
+@app.command()
 def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
     """Run the recipe that comes along: no download, no GPU, minutes on two cores."""
     _run(RECIPES / "demo.yaml", overrides, None, as_json, debug)

@@ -33,6 +33,7 @@ def graph_of(recipe: Recipe) -> Graph:
     teacher = teacher_of(graph, graph.teacher)
     labels = label_stage(graph, teacher)
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
+    graph.models = models
     predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
     evaluation = evaluation_stage(graph, predictions)
     benchmarks = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from limbeck.errors import LimbeckError
 from limbeck.graph.checks import (
@@ -16,10 +16,13 @@ from limbeck.graph.checks import (
     check_vision_cache,
     device_of,
 )
-from limbeck.recipe import Recipe, arms_of
+from limbeck.recipe import Arm, Recipe, arms_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
 from limbeck.teachers import Teacher
+
+if TYPE_CHECKING:
+    from limbeck.graph.teacher import TeacherOf
 
 
 class Graph:
@@ -27,10 +30,12 @@ class Graph:
 
     `problems` holds everything that would prevent a run, such as data or models that are not on
     this machine; the stages are listed all the same. `data` is the first stage, which nearly every
-    other one reads; `responses` is where served teachers keep the answers that were paid for.
+    other one reads; `models` are the arms with what answers for each; `responses` is where served
+    teachers keep the answers that were paid for.
     """
 
     data: Stage
+    models: list[tuple[Arm, TeacherOf | None]]
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
