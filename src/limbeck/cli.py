@@ -206,6 +206,22 @@ def compare(
         emit(_json(found) if as_json else describe(found))
 
 
+@app.command("diff")
+def diff_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a results file, or its folder")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="another of the same kind")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two results files: benchmark/FINGERPRINT/results.json or runs/NAME/results.json."""
+    with reported(debug) as emit:
+        from limbeck.report.difference_text import describe
+        from limbeck.report.differences import compare_files
+
+        found = compare_files(first, second)
+        emit(_json(found) if as_json else describe(found))
+
+
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
     """Run the recipe that comes along: no download, no GPU, minutes on two cores."""

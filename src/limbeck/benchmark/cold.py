@@ -24,11 +24,11 @@ def drop_from_page_cache(files: Sequence[Path]) -> dict[str, Any]:
 
     Returns:
         The share of their bytes that was in memory `before` and `after` (None where the system does
-        not tell), and the `state` in words.
+        not tell), whether they count as `dropped`, and the `state` in words.
     """
     if not hasattr(os, "posix_fadvise"):
         state = "left as it was: this system has no call that drops files from it"
-        return {"before": None, "after": None, "state": state}
+        return {"before": None, "after": None, "dropped": False, "state": state}
     before = share_in_memory(files)
     for path in files:
         descriptor = os.open(path, os.O_RDONLY)
@@ -40,7 +40,8 @@ def drop_from_page_cache(files: Sequence[Path]) -> dict[str, Any]:
         finally:
             os.close(descriptor)
     after = share_in_memory(files)
-    return {"before": before, "after": after, "state": _words(before, after)}
+    dropped = None if after is None else after <= DROPPED_SHARE
+    return {"before": before, "after": after, "dropped": dropped, "state": _words(before, after)}
 
 
 def share_in_memory(files: Sequence[Path]) -> float | None:

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report import cost_tables, fact_tables, figures, measured_tables, score_tables
 from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
 from limbeck.report.table import Results
@@ -100,7 +100,10 @@ def _shared(results: Results) -> dict[str, Any]:
         "lengths": score_tables.lengths_table(results),
         "groups": score_tables.group_tables(results),
         "savings": cost_tables.savings_table(results),
-        "benchmarks": cost_tables.benchmark_tables(results),
+        "benchmarks": [
+            *cost_tables.benchmark_tables(results),
+            *measured_tables.measured_tables(results),
+        ],
         "machines": cost_tables.machines_table(results),
         "training": fact_tables.training_table(results),
         "growth": fact_tables.growth_table(results),
