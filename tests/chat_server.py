@@ -28,12 +28,12 @@ class Sent:
     """
 
     body: Any = None
-    events: tuple[tuple[float, Any], ...] = ()
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     cut: bool = False
     reset: bool = False
+    events: tuple[tuple[float, Any], ...] = ()
 
 
 class ChatServer:

@@ -39,7 +39,9 @@ def powercap(tmp_path, monkeypatch):
 
 def draw(powercap, zone, microjoules):
     path = powercap / zone / "energy_uj"
-    path.write_text(str((int(path.read_text()) + microjoules) % 1_000_000_000))
+    new = path.with_name("new")
+    new.write_text(str((int(path.read_text()) + microjoules) % 1_000_000_000))
+    new.replace(path)  # at once, as a counter is read
 
 
 @linux

@@ -52,15 +52,17 @@ class RaplCounter:
         self._last = [self._read(zone) for zone in zones]
         self._ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
         self._microjoules = 0
+        self._lock = threading.Lock()  # it is also read from the thread that polls
 
     def joules(self) -> float:
-        """Since this object was made; at most one full turn of the counter may lie in between."""
-        for index, zone in enumerate(self._zones):
-            now = self._read(zone)
-            turned = self._ranges[index] if now < self._last[index] else 0
-            self._microjoules += now - self._last[index] + turned
-            self._last[index] = now
-        return self._microjoules / 1e6
+        """Since this object was made; less than one turn of the counter may lie in between."""
+        with self._lock:
+            for index, zone in enumerate(self._zones):
+                now = self._read(zone)
+                turned = self._ranges[index] if now < self._last[index] else 0
+                self._microjoules += now - self._last[index] + turned
+                self._last[index] = now
+            return self._microjoules / 1e6
 
     @staticmethod
     def _read(zone: Path) -> int:
