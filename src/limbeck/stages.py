@@ -37,7 +37,7 @@ FORMAT_VERSIONS = {
     "judge": 1,
     "questions": 1,
     "public": 1,
-    "benchmark": 1,
+    "benchmark": 2,
     "report": 3,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""

@@ -131,3 +131,19 @@ def inspect_command(
 
         found = inspect_cache(folder, sample)
         emit(as_text(found) if as_json else describe(found))
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a results file, or its folder")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="another of the same kind")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two results files: benchmark/FINGERPRINT/results.json or runs/NAME/results.json."""
+    with reported(debug) as emit:
+        from limbeck.report.difference_text import describe
+        from limbeck.report.differences import compare_files
+
+        found = compare_files(first, second)
+        emit(as_text(found) if as_json else describe(found))

@@ -15,6 +15,7 @@ from limbeck.graph.measurement import (
     report_stage,
 )
 from limbeck.graph.public import public_stage
+from limbeck.graph.served_timing import served_stages
 from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
@@ -43,5 +44,6 @@ def graph_of(recipe: Recipe) -> Graph:
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
+    served = served_stages(graph)
+    report_stage(graph, models, labels, evaluation, benchmarks, served, judge, public)
     return graph

@@ -128,7 +128,7 @@ def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
 
     identity = {
         "model": model.identity,
-        "benchmark": settings.model_dump(mode="json", exclude={"models"}),
+        "benchmark": settings.here(),
         "machine": machine(device_type, threads=settings.threads),
     }
     reads = {"data": graph.data, **model.reads("model")}
@@ -141,6 +141,7 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    served: Mapping[str, Stage],
     judge: Stage | None = None,
     public: Stage | None = None,
 ) -> None:
@@ -180,6 +181,7 @@ def report_stage(
                 judge=inputs.get("judge"),
                 public=inputs.get("public"),
                 served_teacher=graph.teacher.is_served,
+                served={name: inputs[f"served/{name}"] for name in served},
                 stages=[_made(store, stage) for stage in stages],
                 ablation=graph.design,
             ),
@@ -195,6 +197,7 @@ def report_stage(
             for number, stage in enumerate(chain)
         },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **{f"served/{name}": stage for name, stage in served.items()},
         **speaking,
         **({"judge": judge} if judge else {}),
         **({"public": public} if public else {}),
@@ -217,9 +220,12 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
     """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
 
-    A teacher that is served, or several, is left out unless it is listed, which is then refused. Of
-    an ablation's points those are timed whose model is not built like the recipe's student.
+    A teacher that is served, or several, is left out unless it is listed, which is then refused; a
+    server's is timed by itself where `benchmark.served` asks for it. Of an ablation's points those
+    are timed whose model is not built like the recipe's student.
     """
+    if model.served is not None and graph.recipe.benchmark.served:
+        return False
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     if not has_cost(arm.name) or first != arm:

@@ -18,6 +18,7 @@ from limbeck.report import (
     failure_tables,
     figures,
     judge_tables,
+    measured_tables,
     public_tables,
     score_tables,
 )
@@ -152,14 +153,16 @@ def failures(results: Results) -> Section | None:
 def cost(results: Results) -> Section:
     """Every measurement of the benchmark."""
     tables = cost_tables.benchmark_tables(results)
+    measured = measured_tables.measured_tables(results)
     intro = (
         "Each model was measured alone in a process of its own. Fixed length gives the cost of a "
         "token, natural length what a user waits for."
     )
-    if not tables:
+    if not tables and not measured:
         return Section("cost", "Cost", "Cost", "Nothing was benchmarked.", ())
     parts = present(
         *tables[:1],
+        *measured,
         *(Folded(table.caption, present(table)) for table in tables[1:]),
         cost_tables.machines_table(results),
     )
