@@ -16,6 +16,7 @@ from limbeck.errors import LimbeckError
 from limbeck.models.source import model_folder
 
 UNKNOWN = "not recorded"
+MADE_HERE = "none: no weights of others"
 
 
 def licences_of(recipe: Mapping[str, Any], data_facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def licences_of(recipe: Mapping[str, Any], data_facts: Mapping[str, Any]) -> lis
 def _model_rows(of: str, section: Mapping[str, Any]) -> list[dict[str, Any]]:
     if section.get("build"):
         name = f"{section['build'].get('family', 'a model')}, made here"
-        return [_row(of, name, "none: no weights of others", "random weights of a configuration")]
+        return [_row(of, name, MADE_HERE, "random weights of a configuration")]
     if compose := section.get("compose"):
         parts = [(compose[p], compose.get(f"{p}_revision")) for p in ("vision", "language")]
     elif section.get("model"):
