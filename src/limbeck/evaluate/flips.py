@@ -9,6 +9,9 @@ from limbeck.metrics import Metric
 
 Row = Mapping[str, Any]
 
+MATCHED_AT_LEAST = 10
+"""On fewer samples of like length an interval is too coarse to speak of a ranking."""
+
 
 def flips(
     metrics: Sequence[Metric], differences: Sequence[Row], matched: Mapping[str, Any]
@@ -35,8 +38,8 @@ def flips(
     for pair in matched["pairs"]:
         for row in pair["differences"]:
             whole = pairs.get((pair["a"], pair["b"]), {}).get(row["metric"])
-            if whole is not None:
-                both = {"on all samples": whole, f"on the {pair['n']} alike in length": row}
+            if whole is not None and row["n"] >= MATCHED_AT_LEAST:
+                both = {"on all samples": whole, f"on the {row['n']} alike in length": row}
                 found.append(_flip(pair["a"], pair["b"], "lengths", both, row["metric"]))
     return [one for one in found if one is not None]
 
