@@ -30,7 +30,9 @@ FORMAT_VERSIONS = {
     "verbalisers": 1,
     "student": 2,
     "predictions": 1,
-    "evaluation": 2,
+    "teacher_signal": 1,
+    "fidelity": 1,
+    "evaluation": 3,
     "benchmark": 1,
     "report": 2,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from limbeck.errors import DataError, UsageError
 from limbeck.evaluate.agreement import text_agreement
 from limbeck.evaluate.bootstrap import bootstrap_values, interval
 from limbeck.evaluate.comparison import Scored, arm_rows, difference_rows
+from limbeck.evaluate.fidelity_scores import fidelity_scores
 from limbeck.evaluate.flips import flips
 from limbeck.evaluate.groups import group_rows
 from limbeck.evaluate.length_matched import length_matched
@@ -45,6 +46,7 @@ def score_models(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    fidelity: Mapping[str, Path] | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float | None]]]]:
     """Score all models on the same samples.
 
@@ -55,6 +57,7 @@ def score_models(
         bootstrap: resamples.
         confidence: of the intervals, in (0, 1).
         seed: of the resamples.
+        fidelity: folders in which models were compared with the teacher token by token.
 
     Returns:
         The content of scores.json, and `{model id: {metric: value of each sample}}` in the order of
@@ -129,6 +132,7 @@ def score_models(
         "length_matched": matched,
         "flips": turned,
         "text_agreement": text_agreement(arms, texts, samples, bounds, score),
+        "fidelity": fidelity_scores(fidelity or {}, arms, bounds, bootstrap=bootstrap, seed=seed),
         "warnings": reservations(scored, turned, lengths, arms, len(samples)),
     }
     return scores, sample_scores

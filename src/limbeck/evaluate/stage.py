@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ def evaluate(
     models: Sequence[tuple[str, str, int | None, Path]],
     samples: Sequence[Sample],
     settings: Evaluation,
+    fidelity: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Score every model and write `scores.json`, `sample_scores.json` and the predictions.
 
@@ -29,6 +30,7 @@ def evaluate(
         models: id, arm, seed and predictions folder of each model.
         samples: the evaluated samples, in the order of the predictions.
         settings: metrics and bootstrap.
+        fidelity: folders of the stages that compared models with the teacher token by token.
     """
     output.mkdir(parents=True, exist_ok=True)
     answered: list[ModelPredictions] = []
@@ -42,6 +44,7 @@ def evaluate(
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
+        fidelity=fidelity or {},
     )
     write_json(output / "scores.json", scores)
     write_json(output / "sample_scores.json", per_sample)

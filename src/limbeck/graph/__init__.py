@@ -6,6 +6,8 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.fidelity import fidelity_stages
+from limbeck.graph.floors import floor_stage
 from limbeck.graph.labels import label_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
@@ -32,8 +34,15 @@ def graph_of(recipe: Recipe) -> Graph:
     teacher = teacher_of(graph, graph.teacher)
     labels = label_stage(graph, teacher)
     models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
-    predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
-    evaluation = evaluation_stage(graph, predictions)
+    predictions = [
+        (
+            arm,
+            predictions_stage(graph, arm, model) if model else floor_stage(graph, arm, teacher),
+        )
+        for arm, model in models
+    ]
+    fidelity = fidelity_stages(graph, teacher, models, predictions)
+    evaluation = evaluation_stage(graph, predictions, fidelity)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
