@@ -6,6 +6,8 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.fidelity import fidelity_stages
+from limbeck.graph.floors import floor_stage
 from limbeck.graph.judging import judge_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
@@ -34,9 +36,16 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, sides.of(arm).answerer(arm)) for arm in graph.arms]
     graph.models = models
     predictions = [
-        (arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)) for arm, model in models
+        (
+            arm,
+            predictions_stage(graph, arm, model, sides.of(arm).held_out)
+            if model
+            else floor_stage(graph, arm, sides.base.teacher),
+        )
+        for arm, model in models
     ]
-    evaluation = evaluation_stage(graph, predictions)
+    fidelity = fidelity_stages(graph, sides.base.teacher, models, predictions)
+    evaluation = evaluation_stage(graph, predictions, fidelity)
     judge = judge_stage(graph, predictions, sides.base.teacher)
     public = public_stage(graph, models)
     benchmarks = {

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from limbeck.data.samples import read_samples
 from limbeck.graph.ablation import ablation_of, costs_as_the_base
 from limbeck.graph.core import Graph
 from limbeck.graph.models import trainings_behind
 from limbeck.graph.teacher import TeacherOf, require_one_model
+from limbeck.metrics import Metric
 from limbeck.recipe import Arm
 from limbeck.recipe.recipe import has_cost
 from limbeck.stages import Stage
@@ -22,12 +23,10 @@ Inputs = Mapping[str, Path]
 
 
 def predictions_stage(
-    graph: Graph, arm: Arm, model: TeacherOf | None, held_out: Stage | None = None
+    graph: Graph, arm: Arm, model: TeacherOf, held_out: Stage | None = None
 ) -> Stage:
     """Let one model answer the evaluation samples, after `held_out` found them unseen by it."""
     settings = graph.recipe.evaluate
-    if model is None:
-        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
@@ -57,28 +56,10 @@ def predictions_stage(
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
 
 
-def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
-    """The floor that no model is needed for."""
-    settings, splits = graph.recipe.evaluate, graph.recipe.label.splits
-
-    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
-        from limbeck.evaluate.most_frequent import most_frequent
-
-        return most_frequent(
-            output,
-            samples=read_samples(inputs["data"], settings.split, settings.limit),
-            known=read_samples(inputs["data"], splits),
-        )
-
-    identity = {
-        "answers_of": splits,
-        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
-    }
-    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
-
-
-def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
-    """Score the answers of all models."""
+def evaluation_stage(
+    graph: Graph, predictions: Sequence[tuple[Arm, Stage]], fidelity: Mapping[str, Stage]
+) -> Stage:
+    """Score the answers of all models; `fidelity` has the stages of those compared by tokens."""
     settings, design = graph.recipe.evaluate, graph.design
     arms = [(arm.id, arm.name, arm.seed) for arm, _ in predictions]
 
@@ -91,6 +72,7 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             settings=settings,
             ablation=ablation_of(design) if design else None,
+            fidelity={name: inputs[f"fidelity/{name}"] for name in fidelity},
         )
 
     identity: dict[str, Any] = {
@@ -102,7 +84,12 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
     }
     if design is not None:
         identity["ablation"] = asdict(design)
+    metrics = cast(Sequence[Metric], settings.metrics)
+    files = {one.key: graph.identify(one.content_key) for one in metrics}
+    if read := {key: content for key, content in files.items() if content is not None}:
+        identity["metrics_read"] = read
     reads = {"data": graph.data, **{arm.id: stage for arm, stage in predictions}}
+    reads |= {f"fidelity/{name}": stage for name, stage in fidelity.items()}
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
 

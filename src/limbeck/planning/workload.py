@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 from limbeck.losses import Loss
 from limbeck.planning.lengths import Lengths, lengths_of
 from limbeck.recipe import Arm, Recipe, arms_of
-from limbeck.recipe.recipe import MOST_FREQUENT, has_cost
+from limbeck.recipe.recipe import WITHOUT_MODEL, has_cost
 from limbeck.recipe.sections import Adapter, ModelSection, PartName, Training
 from limbeck.records import Sample
 from limbeck.teachers import Teacher
@@ -90,7 +90,7 @@ def workloads(recipe: Recipe, samples_of: SamplesOf) -> list[Workload]:
                 for one in arm.trainings()
                 for workload in _training(one, teachers, samples_of)
             ]
-        if arm.name != MOST_FREQUENT:
+        if arm.name not in WITHOUT_MODEL:
             found += _answering(arm, teachers, samples_of)
     return found
 

@@ -310,7 +310,18 @@ class Evaluation(Section):
     models: tuple[str, ...] = Field(
         default=("teacher", "student", "baseline", "control"),
         description="arms: teacher, student, baseline, control, those of `arms`; floors: any of "
-        "them with _blanked after it (pictures blanked), most_frequent (answer in training)",
+        "them with _blanked after it (pictures blanked), most_frequent (answer in training), "
+        "nearest_neighbour (answer of the nearest training picture)",
+    )
+    neighbour_features: Literal["auto", "teacher", "baseline"] = Field(
+        default="auto",
+        description="whose vision tower says which picture is nearest, for nearest_neighbour; "
+        "auto: the teacher's where it runs here as one model",
+    )
+    fidelity: bool = Field(
+        default=False,
+        description="measure token agreement with the teacher and KL divergence from it along its "
+        "answers: each compared model reads them once; needs a teacher that scores answers",
     )
     metrics: tuple[MetricField, ...] = Field(
         default=_METRICS,

@@ -34,6 +34,7 @@ def card_of(results: Results) -> dict[str, Any]:
         tuple(Finding(f["outcome"], f["sentence"]) for f in floors),
     )
     failing = failure_tables.groups_table(results)
+    named = [{**row, "name": _public_name(row["name"])} for row in results["licences"]]
     return {
         "results": results,
         "front_matter": yaml.safe_dump(front_matter(results), sort_keys=False, allow_unicode=True),
@@ -45,7 +46,7 @@ def card_of(results: Results) -> dict[str, Any]:
         ),
         "costs": present(cost_tables.savings_table(results), cost_tables.machines_table(results)),
         "limits": present(looks, failing, score_tables.lengths_table(results)),
-        "licences": present(fact_tables.licences_table(results)),
+        "licences": present(fact_tables.licences_table({**results, "licences": named})),
         "provenance": present(
             fact_tables.stages_table(results),
             fact_tables.facts_table("versions", "Versions", results["versions"], "package"),
@@ -145,6 +146,11 @@ def _hub_id(name: Any) -> str | None:
     if not isinstance(name, str) or not HUB_ID.fullmatch(name) or Path(name).is_dir():
         return None
     return name
+
+
+def _public_name(name: str) -> str:
+    """A name as strangers may read it: where a folder is on this machine is nobody's business."""
+    return "a local folder" if "/" in name and _hub_id(name) is None else name
 
 
 def _named(section: Mapping[str, Any]) -> str:
