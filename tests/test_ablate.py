@@ -121,7 +121,7 @@ def test_what_cannot_be_ablated_is_refused(tmp_path: Path, asked: Asked, words: 
 
 @pytest.mark.parametrize("seeds", ["0,x", "0,0", "", "-1"])
 def test_wrong_seeds_name_the_option(tmp_path: Path, seeds: str) -> None:
-    with pytest.raises(UsageError, match="^--seeds: ") as caught:
+    with pytest.raises(UsageError, match=r"^--seeds: ") as caught:
         ablation_recipe(written(tmp_path), ["seeds=[5]"], Asked(GRID, seeds=seeds))
     assert caught.value.where == "--seeds"
 

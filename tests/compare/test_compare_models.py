@@ -153,7 +153,7 @@ def test_a_name_that_no_arm_has_names_the_option_and_the_arms(recipe: Recipe) ->
 
 def test_a_recipe_that_was_not_run_asks_for_its_data(recipe: Recipe, tmp_path: Path) -> None:
     elsewhere = recipe.model_copy(update={"work": str(tmp_path)})
-    with pytest.raises(DataError, match="run limbeck data first$"):
+    with pytest.raises(DataError, match=r"run limbeck data first$"):
         comparison_of(elsewhere, ["student"])
 
 
