@@ -6,6 +6,8 @@ import io
 import json
 import sys
 import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -239,3 +241,14 @@ def test_the_page_passes_the_accessibility_check_and_fits(chromium, server, monk
     assert page.is_visible("#reset")
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_a_foreign_site_is_refused_without_a_complaint_of_the_server(server, monkeypatch):
+    complaints = []
+    monkeypatch.setattr(server, "handle_error", lambda *_: complaints.append(sys.exc_info()[1]))
+    for headers in ({"Origin": "https://elsewhere.example"}, {"Host": "elsewhere.example"}):
+        request = urllib.request.Request(server.url, headers=headers)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        assert caught.value.code == 403
+    assert complaints == []
