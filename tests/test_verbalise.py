@@ -112,6 +112,21 @@ def test_what_is_not_there_is_said_with_the_mend(spoken: Recipe) -> None:
         verbalise(spoken, arm="control")
     with pytest.raises(UsageError, match="no sample 'nowhere'"):
         verbalise(spoken, sample_id="nowhere")
+    with pytest.raises(UsageError, match="'nobody' is not known") as caught:
+        verbalise(spoken, arm="nobody")
+    assert caught.value.where == "--arm"
+    with pytest.raises(UsageError, match="no seed is 99") as caught:
+        verbalise(spoken, seed=99)
+    assert caught.value.where == "--seed"
+
+
+def test_what_a_layer_says_stays_on_its_line(spoken: Recipe) -> None:
+    found = verbalise(spoken)
+    lines = describe(found).count("\n")
+    for model in ("teacher", "student"):
+        found[model]["said"][0]["text"] = "one\ntwo\x1b[31m"
+    assert describe(found).count("\n") == lines
+    assert "one\\ntwo\\x1b[31m" in describe(found)
 
 
 def test_the_report_tells_how_well_layers_speak_and_how_matches_change(spoken: Recipe) -> None:

@@ -130,17 +130,23 @@ class Recipe(Section):
                     where=f"arms.{name}",
                     mend="list it in evaluate.models",
                 )
-        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
-        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        _subset(self.evaluate.models, self.known_arms, "evaluate.models", "the known arms")
         ablated = [point.name for point in points]
-        known = (*BUILT_IN, *self.arms, *rounds, *ablated)
-        known = (*known, *(name + BLANKED for name in known if name not in WITHOUT_MODEL))
-        _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
             models = [name for name in (*self.evaluate.models, *ablated) if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self
+
+    @property
+    def known_arms(self) -> tuple[str, ...]:
+        """Names that `evaluate.models` may have."""
+        points = [] if self.ablate is None else self.ablate.all_points(self.arms)
+        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
+        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        known = (*BUILT_IN, *self.arms, *rounds, *(point.name for point in points))
+        known = tuple(dict.fromkeys(known))
+        return (*known, *(name + BLANKED for name in known if name not in WITHOUT_MODEL))
 
     def _is_evaluated(self, name: str) -> bool:
         return bool({name, name + BLANKED} & set(self.evaluate.models))
