@@ -78,6 +78,21 @@ def test_the_last_layer_of_a_logit_lens_is_the_model_itself(spoken: Recipe) -> N
     assert verbalise(spoken)["student"] != found["student"]
 
 
+def test_a_point_of_an_ablation_speaks_too(spoken: Recipe) -> None:
+    speaking = {"losses": [loss.model_dump(mode="json") for loss in spoken.losses]}
+    fields = spoken.model_dump(mode="json")
+    fields |= {
+        "losses": [{"kind": "divergence"}],
+        "arms": {},
+        "ablate": {"points": {"a": speaking}},
+    }
+    fields["evaluate"]["models"] = ["student", "control"]
+    found = verbalise(Recipe.model_validate(fields))
+    same = verbalise(spoken)
+    assert found["arm"] == "a-seed0"
+    assert (found["teacher"], found["student"]) == (same["teacher"], same["student"])
+
+
 def test_a_picture_of_the_users_and_an_answer_of_the_users(spoken: Recipe, tmp_path: Path) -> None:
     from PIL import Image
 

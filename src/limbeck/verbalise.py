@@ -168,7 +168,12 @@ def _speaking(graph: Graph, arm: str | None, seed: int | None) -> tuple[Arm, Sta
 
 
 def _teacher_section(recipe: Recipe) -> ModelSection:
-    """The teacher's weights, where its stages have put them."""
+    """The teacher's weights, where its stages have put them.
+
+    Without the ablation: where a point speaks, its recipe is this one, and would be listed twice.
+    """
+    alone = recipe.evaluate.model_copy(update={"models": ("teacher",)})
+    recipe = recipe.model_copy(update={"ablate": None, "evaluate": alone})
     (teacher,) = comparison_of(recipe, ["teacher"], verify=False).models
     weights = teacher.answerer.model
     assert weights is not None, "a teacher that shows inner states is a model here"
