@@ -204,7 +204,8 @@ LAYOUT = """
       ids: all("[id]").map((e) => e.id),
       plots: all("svg[role=img]").filter((s) => !s.getAttribute("aria-label")).length,
       headings: all("h1, h2, h3").map((h) => +h.tagName[1]),
-      targets: all('a[href^="#"]').filter((a) => !a.hash.includes("=") && !document.querySelector(a.hash)).length,
+      targets: all('a[href^="#"]').filter((a) => !a.hash.includes("="))
+        .filter((a) => !document.querySelector(a.hash)).length,
     };
 """
 

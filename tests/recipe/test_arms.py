@@ -84,7 +84,9 @@ def test_an_arm_of_the_recipe_differs_by_its_overrides_alone():
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"data.limit": 3}, "arms.x: 'data.limit' cannot differ between arms"),
+        ({"evaluate.limit": 3}, "arms.x: 'evaluate.limit' cannot differ between arms"),
+        ({"seeds": [3]}, "arms.x: 'seeds' cannot differ between arms"),
+        ({"benchmark.models": []}, "on the recipe's own data, like every other arm"),
         ({"student-x.model": "a"}, "cannot differ between arms"),
         ({"training.stepz": 3}, "arms.x: training.stepz: unknown key 'stepz'; did you mean"),
         ({"training.steps": "many"}, "arms.x: training.steps: must be a valid integer"),

@@ -208,7 +208,7 @@ def test_markdown_text_stays_in_its_cell():
 
 def test_missing_arms_and_benchmarks_leave_a_page_that_says_so(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=8, arms=("student",), seeds=(0,))
-    bare = [type(m)(m.id, m.arm, m.seed, m.training, None) for m in inputs.models]
+    bare = [type(m)(m.id, m.arm, m.seed, m.trainings, None) for m in inputs.models]
     inputs = ReportInputs(**{**vars(inputs), "models": bare, "labels": None, "stages": ()})
     summary = write_report(tmp_path / "report", inputs)
     assert set(summary["outcomes"].values()) == {"not_measured"}
@@ -293,7 +293,7 @@ def test_a_torn_file_is_an_error_that_names_it_and_nothing_is_written(tmp_path, 
 def test_unequal_steps_and_mixed_precision_are_warned_of(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=8)
     control = next(m for m in inputs.models if m.id == "control-seed0")
-    metrics = control.training / "metrics.jsonl"
+    metrics = control.trainings[-1] / "metrics.jsonl"
     metrics.write_text("".join(line + "\n" for line in metrics.read_text().splitlines()[:30]))
     path = inputs.models[0].benchmark / "results.json"
     path.write_text(path.read_text().replace("float32", "int8"))
@@ -396,7 +396,7 @@ def test_the_signal_of_every_trained_model_shows_what_it_keeps_and_costs(
     found = json.loads(labels.read_text())
     found["summary"]["signals"] = signals
     labels.write_text(json.dumps(found))
-    student = next(m for m in inputs.models if m.arm == "student").training / "MANIFEST.json"
+    student = next(m for m in inputs.models if m.arm == "student").trainings[-1] / "MANIFEST.json"
     found = json.loads(student.read_text())
     found["summary"]["signal"] = kind
     student.write_text(json.dumps(found))

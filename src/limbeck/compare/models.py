@@ -73,8 +73,7 @@ def comparison_of(
             raise UsageError(
                 f"{name!r} is no model of its own", where="--models", mend="name an arm"
             )
-    settings = recipe.evaluate.model_copy(update={"models": tuple(dict.fromkeys(arms.values()))})
-    graph = graph_of(recipe.model_copy(update={"evaluate": settings}))
+    graph = graph_of(recipe.also_evaluating(arms.values()))
     if graph.problems:
         raise graph.problems[0]
     store = Store(Path(recipe.work))

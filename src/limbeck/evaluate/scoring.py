@@ -13,6 +13,7 @@ import numpy as np
 from limbeck.errors import DataError, UsageError
 from limbeck.evaluate.bootstrap import bootstrap_values, interval
 from limbeck.evaluate.comparison import Scored, arm_rows, difference_rows, group_rows
+from limbeck.evaluate.effects import Ablation, effect_rows
 from limbeck.evaluate.predictions import read_prediction_rows
 from limbeck.evaluate.reservations import reservations
 from limbeck.metrics import Array, Metric
@@ -38,6 +39,7 @@ def score_models(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    ablation: Ablation | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float | None]]]]:
     """Score all models on the same samples.
 
@@ -48,6 +50,7 @@ def score_models(
         bootstrap: resamples.
         confidence: of the intervals, in (0, 1).
         seed: of the resamples.
+        ablation: the points among the arms, whose axes are judged too.
 
     Returns:
         The content of scores.json, and `{model id: {metric: value of each sample}}` in the order of
@@ -92,7 +95,13 @@ def score_models(
     bounds = partial(interval, confidence=confidence)
     resample = partial(bootstrap_values, resamples=bootstrap, seed=seed)
     lengths = {name: _lengths(own, samples) for name, own in answers.items()}
-    differences = difference_rows(arms, scored, bounds)
+    differences = (
+        difference_rows(arms, scored, bounds, ablation.compares)
+        if ablation
+        else difference_rows(arms, scored, bounds)
+    )
+    apart = ablation.apart if ablation else frozenset[str]()
+    reserved = [row for row in differences if not {row["a"], row["b"]} & apart]
     scores = {
         "n": len(samples),
         "confidence": confidence,
@@ -111,8 +120,10 @@ def score_models(
         "arms": arm_rows(arms, scored, bounds),
         "differences": differences,
         "groups": group_rows(arms, scored, samples, bounds, resample),
-        "warnings": reservations(scored, differences, lengths, arms, len(samples)),
+        "warnings": reservations(scored, reserved, lengths, arms, len(samples)),
     }
+    if ablation is not None:
+        scores["effects"] = effect_rows(arms, scored, ablation.factors, bounds, confidence)
     return scores, sample_scores
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from limbeck.evaluate.effects import Ablation
 from limbeck.evaluate.predict import PREDICTIONS, read_predictions
 from limbeck.evaluate.scoring import ModelPredictions, score_models
 from limbeck.metrics import Metric
@@ -21,6 +22,7 @@ def evaluate(
     models: Sequence[tuple[str, str, int | None, Path]],
     samples: Sequence[Sample],
     settings: Evaluation,
+    ablation: Ablation | None = None,
 ) -> dict[str, Any]:
     """Score every model and write `scores.json`, `sample_scores.json` and the predictions.
 
@@ -29,6 +31,7 @@ def evaluate(
         models: id, arm, seed and predictions folder of each model.
         samples: the evaluated samples, in the order of the predictions.
         settings: metrics and bootstrap.
+        ablation: the points among the models.
     """
     output.mkdir(parents=True, exist_ok=True)
     answered: list[ModelPredictions] = []
@@ -42,6 +45,7 @@ def evaluate(
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
+        ablation=ablation,
     )
     write_json(output / "scores.json", scores)
     write_json(output / "sample_scores.json", per_sample)

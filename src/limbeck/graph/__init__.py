@@ -6,7 +6,7 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
-from limbeck.graph.labels import label_stage
+from limbeck.graph.judging import judge_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
@@ -14,8 +14,8 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, model_of
-from limbeck.graph.teacher import teacher_of
+from limbeck.graph.public import public_stage
+from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
 __all__ = ["Graph", "graph_of"]
@@ -28,17 +28,20 @@ def graph_of(recipe: Recipe) -> Graph:
         UsageError: the recipe asks for what its own settings cannot give.
     """
     graph = Graph(recipe)
-    graph.data = graph.add(data_stage(graph))
-    teacher = teacher_of(graph, graph.teacher)
-    labels = label_stage(graph, teacher)
-    models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
+    sides = TrainingSides(graph)
+    labels = sides.base.labels
+    models = [(arm, sides.of(arm).answerer(arm)) for arm in graph.arms]
     graph.models = models
-    predictions = [(arm, predictions_stage(graph, arm, model)) for arm, model in models]
+    predictions = [
+        (arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)) for arm, model in models
+    ]
     evaluation = evaluation_stage(graph, predictions)
+    judge = judge_stage(graph, predictions, sides.base.teacher)
+    public = public_stage(graph, models)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks)
+    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
     return graph

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from limbeck.recipe.component import Component, Section, Seed, component_field
+from limbeck.recipe.judging import Judge as Judge
 from limbeck.recipe.labelling import Checks as Checks
 from limbeck.recipe.labelling import Labelling as Labelling
 from limbeck.recipe.labelling import SharePrefix
@@ -321,6 +322,7 @@ class Evaluation(Section):
     bootstrap: int = Field(default=1000, ge=100, description="resamples")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
     seed: Seed = Field(default=0, description="of the bootstrap")
+    judge: Judge | None = Field(default=None, description="a model that judges the answers")
 
 
 class Benchmark(Section):

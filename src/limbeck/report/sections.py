@@ -12,8 +12,19 @@ from typing import Any
 
 import yaml
 
-from limbeck.report import cost_tables, fact_tables, failure_tables, figures, score_tables
+from limbeck.report import (
+    cost_tables,
+    fact_tables,
+    failure_tables,
+    figures,
+    judge_tables,
+    public_tables,
+    score_tables,
+)
+from limbeck.report.ablation_plots import ablation_plots
+from limbeck.report.ablation_tables import ablation_tables
 from limbeck.report.format import count, percent
+from limbeck.report.matches import match_plots, verbalisers_table
 from limbeck.report.section import (
     Answers,
     Code,
@@ -26,11 +37,16 @@ from limbeck.report.section import (
     Gallery,
     Part,
     Section,
+    Words,
     present,
 )
 from limbeck.report.table import Cell, Results, Table
 
 facts = fact_tables.facts_table
+MATCHES = (
+    "Which of the teacher's layers each of the student's learnt from, in each quarter of the "
+    "training: the darker, the more often."
+)
 
 
 def basis(results: Results) -> tuple[Part, ...]:
@@ -84,10 +100,39 @@ def quality(results: Results) -> Section:
         score_tables.differences_table(results),
         score_tables.lengths_table(results),
         *score_tables.group_tables(results),
+        public_tables.public_table(results),
         Folded(others.caption, present(others)),
         Folded("Every model and seed on its own", present(score_tables.seeds_table(results))),
     )
     return Section("scores", "Quality", "Scores", "", parts)
+
+
+def judge(results: Results) -> Section | None:
+    """What a model that was asked to judge says, and how far it can be believed."""
+    found = results["judge"]
+    if found is None:
+        return None
+    words = tuple(Words(text) for text in found["sentences"])
+    parts = present(*words, *judge_tables.tables(results))
+    return Section("judge", "What the judge says", "Judge", "", parts)
+
+
+def ablation(results: Results) -> Section | None:
+    """Which knob moved quality."""
+    found = results.get("ablation")
+    if found is None:
+        return None
+    plots = tuple(
+        Figure(plot, f"{axis}: {caption}, with its interval; small dots: each seed.")
+        for axis, plot, caption in ablation_plots(results)
+    )
+    tables = ablation_tables(results)
+    shown = [table for table in tables if table.key != "ablation-metrics"]
+    folded = [Folded(t.caption, present(t)) for t in tables if t.key == "ablation-metrics"]
+    words = tuple(Words(text) for text in found["sentences"])
+    warned = tuple(Words(f"Mind: {text}") for text in found["warnings"])
+    parts = present(*words, *warned, Figures(plots), *shown, *folded)
+    return Section("ablation", "Ablation", "Ablation", "", parts)
 
 
 def failures(results: Results) -> Section | None:
@@ -132,7 +177,9 @@ def training(results: Results) -> Section | None:
         fact_tables.training_table(results),
         fact_tables.growth_table(results),
         fact_tables.signals_table(results),
+        verbalisers_table(results),
         fact_tables.matches_table(results),
+        Figures(tuple(Figure(plot, MATCHES, above=model) for model, plot in match_plots(results))),
     )
     return Section("training", "Training", "Training", "", parts) if parts else None
 
@@ -180,6 +227,8 @@ def provenance(results: Results) -> Section:
 SECTIONS: tuple[Callable[[Results], Section | None], ...] = (
     trade_off,
     quality,
+    judge,
+    ablation,
     failures,
     cost,
     training,
