@@ -6,6 +6,7 @@ the model card of the weights on this machine. Nothing is fetched.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from limbeck.errors import LimbeckError
 from limbeck.models.source import model_folder
 
 UNKNOWN = "not recorded"
+CARD = "its model card"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 MADE_HERE = "none: no weights of others"
 
 
@@ -57,7 +60,17 @@ def _model_rows(of: str, section: Mapping[str, Any]) -> list[dict[str, Any]]:
         parts = [(section["model"], section.get("revision"))]
     else:
         return [_row(of, "not recorded", None, "")]
-    return [_row(of, name, _of_card(name, revision), "its model card") for name, revision in parts]
+    return [
+        _row(of, hub_id(name) or f"local folder {Path(name).name}", _of_card(name, at), CARD)
+        for name, at in parts
+    ]
+
+
+def hub_id(name: Any) -> str | None:
+    """The name where it is a repository of the hub; folders of this machine are not named."""
+    if not isinstance(name, str) or not HUB_ID.fullmatch(name) or Path(name).is_dir():
+        return None
+    return name
 
 
 def _of_card(name: str, revision: str | None) -> str | None:

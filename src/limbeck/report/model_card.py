@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from limbeck.report import cost_tables, fact_tables, failure_tables, score_tables
 from limbeck.report.format import count, duration
-from limbeck.report.licences import MADE_HERE
+from limbeck.report.licences import MADE_HERE, hub_id
 from limbeck.report.section import Answers, Finding, Findings, present
 from limbeck.report.table import Results
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 LICENCES = {"cc0-1.0": "cc0-1.0", "gpl-3.0-only": "gpl-3.0", "agpl-3.0-only": "agpl-3.0"}
 """SPDX identifiers that the hub writes otherwise than in lower case."""
@@ -34,7 +32,7 @@ def card_of(results: Results) -> dict[str, Any]:
         tuple(Finding(f["outcome"], f["sentence"]) for f in floors),
     )
     failing = failure_tables.groups_table(results)
-    named = [{**row, "name": _public_name(row["name"])} for row in results["licences"]]
+
     return {
         "results": results,
         "front_matter": yaml.safe_dump(front_matter(results), sort_keys=False, allow_unicode=True),
@@ -46,7 +44,7 @@ def card_of(results: Results) -> dict[str, Any]:
         ),
         "costs": present(cost_tables.savings_table(results), cost_tables.machines_table(results)),
         "limits": present(looks, failing, score_tables.lengths_table(results)),
-        "licences": present(fact_tables.licences_table({**results, "licences": named})),
+        "licences": present(fact_tables.licences_table(results)),
         "provenance": present(
             fact_tables.stages_table(results),
             fact_tables.facts_table("versions", "Versions", results["versions"], "package"),
@@ -64,11 +62,11 @@ def front_matter(results: Results) -> dict[str, Any]:
         "pipeline_tag": TASK,
         "tags": ["knowledge-distillation", "vision-language", "limbeck"],
     }
-    bases = [hub for name in _weights(recipe.get("student") or {}) if (hub := _hub_id(name))]
+    bases = [hub for name in _weights(recipe.get("student") or {}) if (hub := hub_id(name))]
     if bases:
         found["base_model"] = bases
         found["base_model_relation"] = "finetune"
-    if dataset := _hub_id((recipe.get("data") or {}).get("name")):
+    if dataset := hub_id((recipe.get("data") or {}).get("name")):
         found["datasets"] = [dataset]
     metrics = _metrics(results)
     if metrics:
@@ -141,20 +139,8 @@ def _weights(section: Mapping[str, Any]) -> list[Any]:
     return [section.get("model"), compose.get("vision"), compose.get("language")]
 
 
-def _hub_id(name: Any) -> str | None:
-    """The name where it is a repository of the hub; folders of this machine are not named."""
-    if not isinstance(name, str) or not HUB_ID.fullmatch(name) or Path(name).is_dir():
-        return None
-    return name
-
-
-def _public_name(name: str) -> str:
-    """A name as strangers may read it: where a folder is on this machine is nobody's business."""
-    return "a local folder" if "/" in name and _hub_id(name) is None else name
-
-
 def _named(section: Mapping[str, Any]) -> str:
-    names = [hub for name in _weights(section) if (hub := _hub_id(name))]
+    names = [hub for name in _weights(section) if (hub := hub_id(name))]
     if names:
         return " and ".join(names)
     if section.get("build"):
