@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check docs bench clean
+.PHONY: help install demo test test-all check docs screenshots bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ check: $(INSTALLED)  ## style, types, import direction, and docs that match the 
 
 docs: $(INSTALLED)  ## render the pages that come from code and results
 	$(BIN)/python docs/render.py
+
+screenshots: $(INSTALLED)  ## the pictures in docs/images, from the demo's run; needs Chromium
+	$(BIN)/python docs/screenshots.py work/runs/demo
 
 bench: $(INSTALLED)  ## every script in benchmarks/, one after the other
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

@@ -4,6 +4,8 @@
     python docs/render.py --check                     fail when a page is not what it should be
     python docs/render.py --adopt work/runs/demo/results.json     keep a run's results, then write
     python docs/render.py --adopt-benchmarks work/benchmarks      keep the benchmarks', then write
+    python docs/render.py --adopt-run verbalised work/runs/verbalised/results.json
+                                                      keep a run of docs/verbalised.md, then write
 
 `docs/results/demo.json` is what `--adopt` kept of a run of `recipes/demo.yaml`, and
 `docs/results/benchmarks/` what the scripts in `benchmarks/` wrote.
@@ -20,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import performance_page
 import planning_page
+import verbalised_page
 
 from limbeck.recipe.reference import reference_page
 from limbeck.report import cost as costs
@@ -52,6 +55,9 @@ def pages(root: Path = ROOT, results: Path = RESULTS) -> dict[Path, str]:
     page = root / "docs" / "planning.md"
     if page.is_file():
         rendered[page] = planning_page.planning_page(page, BENCHMARKS)
+    page = root / "docs" / "verbalised.md"
+    if page.is_file():
+        rendered[page] = verbalised_page.verbalised_page(page, RESULTS.parent)
     return rendered
 
 
@@ -179,11 +185,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail on a difference")
     parser.add_argument("--adopt", type=Path, metavar="RESULTS", help="a run's results.json")
+    parser.add_argument(
+        "--adopt-run", nargs=2, metavar=("NAME", "RESULTS"), help="of docs/verbalised.md"
+    )
     parser.add_argument("--adopt-benchmarks", type=Path, metavar="FOLDER", help="work/benchmarks")
     parser.add_argument("--remark", help="kept with the benchmarks that are adopted")
     arguments = parser.parse_args()
     if arguments.adopt:
         adopt(arguments.adopt)
+    if arguments.adopt_run:
+        name, source = arguments.adopt_run
+        verbalised_page.adopt(name, Path(source), RESULTS.parent)
     if arguments.adopt_benchmarks:
         performance_page.adopt(arguments.adopt_benchmarks, BENCHMARKS, arguments.remark)
         planning_page.adopt(arguments.adopt_benchmarks, BENCHMARKS, arguments.remark)

@@ -21,7 +21,11 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sent:
-    """A response. `cut` sends half of it and breaks the connection; `reset` sends nothing."""
+    """A response. `cut` sends half of it and breaks the connection; `reset` sends nothing.
+
+    `events` are sent in place of a body, each after so many seconds, as a stream of server-sent
+    events.
+    """
 
     body: Any = None
     status: int = 200
@@ -29,6 +33,7 @@ class Sent:
     seconds: float = 0.0
     cut: bool = False
     reset: bool = False
+    events: tuple[tuple[float, Any], ...] = ()
 
 
 class ChatServer:
@@ -55,6 +60,9 @@ class ChatServer:
                     self.connection.close()
                     self.close_connection = True
                     return
+                if sent.events:
+                    self._stream(sent.events)
+                    return
                 raw = isinstance(sent.body, bytes)
                 content = sent.body if raw else json.dumps(sent.body).encode()
                 try:
@@ -67,6 +75,21 @@ class ChatServer:
                 except OSError:  # the client has gone
                     self.close_connection = True
                 if sent.cut:
+                    self.close_connection = True
+
+            def _stream(self, events: tuple[tuple[float, Any], ...]) -> None:
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream; charset=utf-8")
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                try:
+                    for seconds, event in events:
+                        time.sleep(seconds)
+                        text = event if isinstance(event, str) else json.dumps(event)
+                        content = f"data: {text}\n\n".encode()
+                        self.wfile.write(b"%x\r\n%s\r\n" % (len(content), content))
+                    self.wfile.write(b"0\r\n\r\n")
+                except OSError:
                     self.close_connection = True
 
             def log_message(self, *_: object) -> None:
@@ -193,3 +216,30 @@ class FaultyModel:
             "wrong order": Sent({**good, "choices": [other, choice]}, seconds=draw.random() * 0.1),
             "duplicate": Sent({**good, "choices": [choice, choice]}),
         }[fault]
+
+
+def streamed(
+    pieces: list[str],
+    *,
+    first_seconds: float,
+    each_seconds: float,
+    prompt: int = 50,
+    tokens: int | None = None,
+    finish: str = "stop",
+    usage: bool = True,
+) -> Sent:
+    """A streamed answer whose pieces come at known times; the role comes at once, without text."""
+
+    def chunk(delta: Body, **more: Any) -> Body:
+        choice = {"index": 0, "delta": delta, "finish_reason": None, **more}
+        return {"object": "chat.completion.chunk", "model": "m-2026", "choices": [choice]}
+
+    times = [first_seconds, *[each_seconds] * (len(pieces) - 1)]
+    events: list[tuple[float, Any]] = [(0.0, chunk({"role": "assistant", "content": ""}))]
+    events += [(s, chunk({"content": piece})) for s, piece in zip(times, pieces, strict=True)]
+    events.append((0.0, chunk({}, finish_reason=finish)))
+    if usage:
+        count = tokens if tokens is not None else len(pieces)
+        numbers = {"prompt_tokens": prompt, "completion_tokens": count}
+        events.append((0.0, {"choices": [], "usage": numbers}))
+    return Sent(events=(*events, (0.0, "[DONE]")))

@@ -117,3 +117,32 @@ def test_what_cannot_be_ablated_is_refused(tmp_path: Path, asked: Asked, words: 
     with pytest.raises(UsageError) as caught:
         ablation_recipe(path, (), asked)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("seeds", ["0,x", "0,0", "", "-1"])
+def test_wrong_seeds_name_the_option(tmp_path: Path, seeds: str) -> None:
+    with pytest.raises(UsageError, match=r"^--seeds: ") as caught:
+        ablation_recipe(written(tmp_path), ["seeds=[5]"], Asked(GRID, seeds=seeds))
+    assert caught.value.where == "--seeds"
+
+
+def test_a_list_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    missing = tmp_path / "nope.yaml"
+    with pytest.raises(UsageError) as caught:
+        ablation_recipe(written(tmp_path), (), Asked(list_file=missing))
+    assert str(caught.value).count("nope.yaml") == 1
+    missing.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        ablation_recipe(written(tmp_path), (), Asked(list_file=missing))
+
+
+def test_the_list_of_points_ends_with_what_a_run_would_stop_at(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    values = yaml.safe_load(path.read_text())
+    values["teacher"] = {"backend": "transformers", "model": "nobody/nothing"}
+    path.write_text(yaml.safe_dump(values))
+    arguments = ["ablate", str(path), "--grid", "training.steps=3,4", "--plan", "--json"]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 2
+    assert "'nobody/nothing' is not on this machine" in shown.stderr
+    assert json.loads(shown.stdout)["points"]

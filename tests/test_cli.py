@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ HEAVY = {"torch", "transformers", "datasets", "pyarrow", "sacrebleu", "matplotli
 COMMANDS = [
     *("run", "plan", "data", "label", "train", "evaluate", "benchmark", "report"),
     "public",
-    *("demo", "new", "schema", "doctor", "cache", "labels"),
+    *("demo", "new", "schema", "doctor", "cache", "labels", "ablate", "compare", "verbalise"),
 ]
 
 
@@ -132,6 +134,30 @@ def test_our_errors_have_their_exit_code_and_one_line(raising: Any, exception: A
     done = limbeck_("run", DEMO)
     assert (done.exit_code, done.stdout) == (code, "")
     assert done.stderr == f"error: {exception}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stop_signal_between_two_stages_unwinds_and_ends_with_75(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+):
+    left_in_order: list[bool] = []
+
+    def run(*_: Any, **__: Any) -> RunResult:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(30)
+        finally:
+            left_in_order.append(True)
+        raise AssertionError("the signal did nothing")
+
+    monkeypatch.setattr(limbeck.pipeline, "run", run)
+    before = signal.getsignal(number)
+    result = limbeck_("run", DEMO)
+    assert result.exit_code == 75
+    assert result.stderr.count("\n") == 1
+    assert number.name in result.stderr
+    assert left_in_order
+    assert signal.getsignal(number) == before
 
 
 def test_an_interruption_ends_with_130(raising: Any):
@@ -316,6 +342,13 @@ def test_predictions_of_any_system_are_scored(in_folder: Path):
     lines = limbeck_("evaluate", "--predictions", "p.jsonl", "--metrics", "exact_match").stdout
     assert "0.5000" in lines
     assert "n 2" in lines
+
+
+def test_a_metric_that_is_unknown_names_the_option(in_folder: Path):
+    Path("rows.jsonl").write_text('{"id": "1", "prediction": "a", "references": ["a"]}\n')
+    result = limbeck_("evaluate", "--predictions", "rows.jsonl", "--metrics", "cidr_d")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: --metrics: 'cidr_d' is not known; did you mean")
 
 
 def test_predictions_that_are_broken_end_with_3(in_folder: Path):

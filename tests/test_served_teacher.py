@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from chat_server import ChatServer, FaultyModel
+from chat_server import ChatServer, FaultyModel, Sent, streamed
 from limbeck import pipeline
 from limbeck.errors import UsageError
 from limbeck.graph import graph_of
 from limbeck.graph.budget import visual_budgets
+from limbeck.report.differences import compare_files
 from test_pipeline import TRAINING, tiny_recipe
 from vllm_server import VllmServer
 
@@ -79,6 +80,34 @@ def test_a_plan_needs_no_server_and_counts_what_is_left(tmp_path: Path) -> None:
     assert not plan.problems
     assert not list(tmp_path.iterdir())
     assert "teacher" not in visual_budgets(recipe)
+
+
+def test_a_served_teacher_is_timed_on_request_and_compared_with_nothing_that_ran_here(
+    tmp_path: Path,
+) -> None:
+    plain = FaultyModel()
+
+    def model(body: dict[str, Any], headers: dict[str, str]) -> Sent:
+        if not body.get("stream"):
+            return plain(body, headers)
+        count = body["max_tokens"] if "ignore_eos" in body else 3
+        return streamed(["a "] * count, first_seconds=0.02, each_seconds=0.002)
+
+    with ChatServer(model) as chat:
+        served = teacher(chat, concurrency=2, system_prompt="be brief")
+        changes = {**TEXT_ONLY, "benchmark__served": True}
+        result = pipeline.run(tiny_recipe(tmp_path, teacher=served, **changes))
+    results = json.loads((tmp_path / "runs" / "tiny" / "results.json").read_text())
+    assert set(results["served"]) == {"teacher"}
+    assert set(results["costs"]) == {"student"}
+    assert results["gains"] == {}
+    assert "its cost was not compared, since the teacher is served" in result.verdict
+    assert any("its server and the network" in warning for warning in results["warnings"])
+    regimes = {one["regime"] for one in results["served"]["teacher"]["measurements"]}
+    assert "served/fixed_length/concurrency_2" in regimes
+    assert "Served models" in result.report.read_text()
+    found = compare_files(result.report.parent, result.report.parent)
+    assert "teacher (served)" in {row["model"] for row in found["measurements"]}
 
 
 def test_timing_a_served_teacher_is_refused(tmp_path: Path) -> None:

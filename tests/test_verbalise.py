@@ -78,6 +78,21 @@ def test_the_last_layer_of_a_logit_lens_is_the_model_itself(spoken: Recipe) -> N
     assert verbalise(spoken)["student"] != found["student"]
 
 
+def test_a_point_of_an_ablation_speaks_too(spoken: Recipe) -> None:
+    speaking = {"losses": [loss.model_dump(mode="json") for loss in spoken.losses]}
+    fields = spoken.model_dump(mode="json")
+    fields |= {
+        "losses": [{"kind": "divergence"}],
+        "arms": {},
+        "ablate": {"points": {"a": speaking}},
+    }
+    fields["evaluate"]["models"] = ["student", "control"]
+    found = verbalise(Recipe.model_validate(fields))
+    same = verbalise(spoken)
+    assert found["arm"] == "a-seed0"
+    assert (found["teacher"], found["student"]) == (same["teacher"], same["student"])
+
+
 def test_a_picture_of_the_users_and_an_answer_of_the_users(spoken: Recipe, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -112,6 +127,21 @@ def test_what_is_not_there_is_said_with_the_mend(spoken: Recipe) -> None:
         verbalise(spoken, arm="control")
     with pytest.raises(UsageError, match="no sample 'nowhere'"):
         verbalise(spoken, sample_id="nowhere")
+    with pytest.raises(UsageError, match="'nobody' is not known") as caught:
+        verbalise(spoken, arm="nobody")
+    assert caught.value.where == "--arm"
+    with pytest.raises(UsageError, match="no seed is 99") as caught:
+        verbalise(spoken, seed=99)
+    assert caught.value.where == "--seed"
+
+
+def test_what_a_layer_says_stays_on_its_line(spoken: Recipe) -> None:
+    found = verbalise(spoken)
+    lines = describe(found).count("\n")
+    for model in ("teacher", "student"):
+        found[model]["said"][0]["text"] = "one\ntwo\x1b[31m"
+    assert describe(found).count("\n") == lines
+    assert "one\\ntwo\\x1b[31m" in describe(found)
 
 
 def test_the_report_tells_how_well_layers_speak_and_how_matches_change(spoken: Recipe) -> None:

@@ -64,7 +64,7 @@ def ablation_recipe(path: Path, overrides: Iterable[str], asked: Asked) -> Recip
             own = {**own, "controls": True}
         values["ablate"] = own
         if asked.seeds is not None:
-            values["seeds"] = parse_value(f"[{asked.seeds}]", "--seeds")
+            values["seeds"] = _seeds(asked.seeds)
         if asked.metric is not None:
             values["report"] = {**(values.get("report") or {}), "headline": asked.metric}
         named = any(text.partition("=")[0].strip() == "name" for text in overrides)
@@ -134,9 +134,22 @@ def describe_ablation(results: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def _seeds(text: str) -> list[int]:
+    """Numbers separated by commas; an error names the option, not the recipe's field."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdecimal() and len(word) < 20 for word in words):
+        raise UsageError(f"{text!r} is not of the form 0,1,2", where="--seeds")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise UsageError("a seed is listed twice", where="--seeds")
+    return seeds
+
+
 def _listed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read ({error})", where=str(path)) from error
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise UsageError("is not UTF-8 text", where=str(path)) from error
     return points_in(str(path), parse_value(text, str(path)))

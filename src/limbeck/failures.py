@@ -10,7 +10,15 @@ from contextlib import contextmanager, redirect_stdout
 
 import typer
 
-from limbeck.errors import INTERRUPTED, DataError, LimbeckError, MemoryExhaustedError, UsageError
+from limbeck.errors import (
+    INTERRUPTED,
+    DataError,
+    LimbeckError,
+    MemoryExhaustedError,
+    StoppedError,
+    UsageError,
+)
+from limbeck.stop import StoppedAnywhere, unwind_on_signals
 
 Emit = Callable[[str], None]
 
@@ -36,10 +44,13 @@ def reported(debug: bool) -> Generator[Emit]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
 
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), unwind_on_signals():
             yield emit
     except typer.Exit:
         raise
+    except StoppedAnywhere as stopped:
+        print(f"stopped by {stopped}: the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(StoppedError.exit_code) from None
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

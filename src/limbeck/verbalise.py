@@ -17,6 +17,7 @@ from limbeck.errors import DataError, UsageError
 from limbeck.graph import Graph, graph_of
 from limbeck.graph.models import trainings_behind
 from limbeck.recipe import Arm, Recipe
+from limbeck.recipe.recipe import has_cost
 from limbeck.recipe.sections import ModelSection, Student
 from limbeck.records import Sample
 from limbeck.report.format import decimal, percent
@@ -60,6 +61,9 @@ def verbalise(
         UsageError: no arm has layers that speak, or there is no such seed, sample or answer.
         DataError: what is needed has not been made.
     """
+    if seed is not None and seed not in recipe.seeds:
+        seeds = ", ".join(map(str, recipe.seeds))
+        raise UsageError(f"no seed is {seed}", where="--seed", mend=f"choose from {seeds}")
     graph = _graph(recipe, arm)
     found, stage = _speaking(graph, arm, seed)
     store = Store(Path(recipe.work))
@@ -112,7 +116,7 @@ def describe(found: Mapping[str, Any]) -> str:
         for said in found[model]["said"]:
             name = "itself" if said["layer"] is None else f"layer {said['layer']}"
             costs = f"loss {decimal(said['loss'])}, from itself {decimal(said['divergence'])}"
-            lines.append(f"  {name:<9} {costs}  {said['text']}")
+            lines.append(f"  {name:<9} {costs}  {_on_one_line(said['text'])}")
             if model == "student" and said["layer"] is not None and found["matches"]:
                 layers = [one["layer"] for one in found["teacher"]["said"]]
                 numbered = [n for n, o in enumerate(found["student"]["said"]) if o is said]
@@ -127,7 +131,15 @@ def describe(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _on_one_line(text: str) -> str:
+    """What is said, with line ends and control characters as in Python's strings."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _graph(recipe: Recipe, arm: str | None) -> Graph:
+    if arm is not None and arm not in recipe.known_arms:
+        known = ", ".join(name for name in recipe.known_arms if has_cost(name))
+        raise UsageError(f"{arm!r} is not known", where="--arm", mend=f"choose from {known}")
     names = [arm] if arm else ["student", *recipe.arms]
     if not arm and recipe.ablate is not None:
         names += recipe.ablate.points
@@ -156,7 +168,12 @@ def _speaking(graph: Graph, arm: str | None, seed: int | None) -> tuple[Arm, Sta
 
 
 def _teacher_section(recipe: Recipe) -> ModelSection:
-    """The teacher's weights, where its stages have put them."""
+    """The teacher's weights, where its stages have put them.
+
+    Without the ablation: where a point speaks, its recipe is this one, and would be listed twice.
+    """
+    alone = recipe.evaluate.model_copy(update={"models": ("teacher",)})
+    recipe = recipe.model_copy(update={"ablate": None, "evaluate": alone})
     (teacher,) = comparison_of(recipe, ["teacher"], verify=False).models
     weights = teacher.answerer.model
     assert weights is not None, "a teacher that shows inner states is a model here"

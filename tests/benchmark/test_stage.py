@@ -24,7 +24,8 @@ from limbeck.records import ImageFile, Sample
 SETTINGS = Benchmark(
     batch_sizes=(2, 1), new_tokens=6, max_new_tokens=8, samples=3, repeats=2, warmup=1, threads=1
 )
-REGIMES = ["load", "natural_length/batch_1", "fixed_length/batch_1", "fixed_length/batch_2"]
+TIMED = ["natural_length/batch_1", "fixed_length/batch_1", "fixed_length/batch_2"]
+REGIMES = ["load", *TIMED, "phases/batch_1", "phases/batch_2", "cold_start"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_every_regime_has_every_quantity_with_n_unit_and_spread(measured):
         "model_memory_mib",
         "weights_mib",
     }
-    counts = dict(zip(REGIMES[1:], (6, 6, 4), strict=True))  # 2 passes over 3 samples
+    counts = dict(zip(TIMED, (6, 6, 4), strict=True))  # 2 passes over 3 samples
     for regime, count in counts.items():
         found = by_name(results, regime)
         assert set(found) >= {
@@ -121,6 +122,46 @@ def test_the_numbers_of_a_regime_fit_one_another(measured):
     assert 1 <= natural <= SETTINGS.max_new_tokens
 
 
+def test_the_phases_add_up_to_the_time_to_the_first_token(measured):
+    assert measured[2]["without_phases"] is None
+    for batch, count in ((1, 6), (2, 4)):
+        found = by_name(measured[2], f"phases/batch_{batch}")
+        names = {"pictures_ms", "processor_ms", "input_ms", "vision_ms", "prefill_ms"}
+        assert set(found) == names
+        assert {one["n"] for one in found.values()} == {count}
+        assert all(one["value"] >= 0 for one in found.values())
+        assert found["vision_ms"]["high"] > 0
+        assert found["pictures_ms"]["high"] > 0
+        whole = sum(found[name]["value"] for name in ("input_ms", "vision_ms", "prefill_ms"))
+        first = by_name(measured[2], f"fixed_length/batch_{batch}")["time_to_first_token_ms"]
+        assert first["low"] / 3 < whole < first["high"] * 3
+
+
+def test_the_first_start_is_told_apart_and_says_what_cold_means(measured):
+    found = by_name(measured[2], "cold_start")
+    assert set(found) == {
+        "import_seconds",
+        "load_seconds",
+        "preprocess_ms",
+        "time_to_first_token_ms",
+        "latency_ms",
+    }
+    assert {one["n"] for one in found.values()} == {1}
+    assert all(one["value"] > 0 and one["spread"] is None for one in found.values())
+    assert found["import_seconds"]["value"] > 0.1, "torch is not imported before the clock runs"
+    warm = by_name(measured[2], "load")["load_seconds"]["value"]
+    assert found["load_seconds"]["value"] > warm, "lazy imports belong to the first loading"
+    assert "page" not in measured[2]["page_cache"]["state"]
+    assert measured[2]["page_cache"]["state"]
+
+
+def test_energy_that_is_not_told_is_said_in_words_and_has_no_number(measured):
+    energy = measured[2]["energy"]
+    names = {one["name"] for one in measured[2]["measurements"] if "joules" in one["name"]}
+    assert bool(names) == bool(energy["covers"])
+    assert energy["covers"] or "CPU" in energy["absent"][0]
+
+
 def test_memory_is_attributed_to_the_model_and_names_its_kind(measured):
     results = measured[2]
     load = {name: one["value"] for name, one in by_name(results, "load").items()}
@@ -129,7 +170,7 @@ def test_memory_is_attributed_to_the_model_and_names_its_kind(measured):
     assert load["model_memory_mib"] == pytest.approx(load["weights_mib"], rel=0.1)
     assert results["memory_kind"] == "process RSS"
     assert results["memory_method"]
-    for regime in REGIMES[1:]:
+    for regime in TIMED:
         found = by_name(results, regime)
         assert found["peak_memory_mib"]["memory_kind"] == "process RSS"
         above = found["peak_memory_mib"]["value"] - load["runtime_memory_mib"]
@@ -152,7 +193,8 @@ def test_the_artefact_and_the_machine_are_described_by_counting(measured, model)
     assert results["samples"] == 3
     assert results["visual_tokens_mean"] == pytest.approx(2 * 6 / 3)  # 3 x 2 merged patches
     assert results["prompt_tokens_mean"] > results["visual_tokens_mean"]
-    assert results["settings"] == SETTINGS.model_dump(mode="json", exclude={"models"})
+    assert results["settings"] == SETTINGS.here()
+    assert not {"models", "served", "servers", "concurrency"} & set(results["settings"])
 
 
 def test_a_finished_measurement_is_not_repeated_and_leaves_nothing_else(

@@ -92,7 +92,7 @@ def test_running_out_of_memory_is_exit_code_6_however_it_is_said(monkeypatch, er
         raise error
 
     monkeypatch.setattr(worker, "Subject", refuse)
-    monkeypatch.setattr(worker, "disk_bytes", lambda section: 1)
+    monkeypatch.setattr(worker, "model_files", lambda section: [])
     answer, exit_code = answer_to(spec())
     assert exit_code == 6
     assert "memory of cpu" in answer["error"]["what"]
@@ -103,6 +103,6 @@ def test_an_error_that_is_no_lack_of_memory_is_not_called_one(monkeypatch):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(worker, "Subject", refuse)
-    monkeypatch.setattr(worker, "disk_bytes", lambda section: 1)
+    monkeypatch.setattr(worker, "model_files", lambda section: [])
     with pytest.raises(RuntimeError, match="mat1"):
         answer_to(spec())

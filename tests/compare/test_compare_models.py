@@ -142,3 +142,22 @@ def test_one_question_on_the_terminal(recipe: Recipe, tmp_path: Path) -> None:
     text = describe(found)
     assert found["question"] in text
     assert "process RSS" in text
+
+
+def test_a_name_that_no_arm_has_names_the_option_and_the_arms(recipe: Recipe) -> None:
+    with pytest.raises(UsageError, match="'nobody' is not known; choose from teacher") as caught:
+        comparison_of(recipe, ["teacher", "nobody"])
+    assert caught.value.where == "--models"
+    assert "most_frequent" not in str(caught.value)
+
+
+def test_a_recipe_that_was_not_run_asks_for_its_data(recipe: Recipe, tmp_path: Path) -> None:
+    elsewhere = recipe.model_copy(update={"work": str(tmp_path)})
+    with pytest.raises(DataError, match=r"run limbeck data first$"):
+        comparison_of(elsewhere, ["student"])
+
+
+def test_a_file_that_is_no_picture_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(DataError, match=r"rows\.jsonl: file is not a picture"):
+        compare_once(recipe, tmp_path / "rows.jsonl", None, ["student"])

@@ -20,6 +20,7 @@ from limbeck.evaluate.scoring import ModelPredictions, score_models
 from limbeck.metrics import Metric
 from limbeck.recipe.component import build_component, component_names
 from limbeck.records import Prediction, Sample
+from sentence_encoders import made_encoder
 
 KINDS = component_names("limbeck.metrics")
 OBJECTS = [
@@ -35,7 +36,9 @@ COPIES = [own[0] for own in REFERENCES]
 
 
 def metric_of(kind: str) -> Metric:
-    return cast(Metric, build_component("limbeck.metrics", "kind", kind))
+    needed = {"embedding_similarity": lambda: {"model": made_encoder()}}
+    options = needed.get(kind, dict)()
+    return cast(Metric, build_component("limbeck.metrics", "kind", {"kind": kind, **options}))
 
 
 @pytest.fixture(params=KINDS)

@@ -308,3 +308,36 @@ def test_an_arm_may_grow_otherwise(tmp_path: Path) -> None:
     labels = titles(recipe, "labels")
     assert "unlabelled, round 2 by teacher" in labels
     assert sum("round 2 by student" in title for title in labels) == 1, "shared with `half`"
+
+
+def test_inner_states_are_compared_along_later_rounds_by_a_live_teacher(tmp_path: Path) -> None:
+    speaking = {"kind": "verbalised", "student_layers": [0], "teacher_layers": [0, 1]}
+    speaking["verbalisers"] = {"steps": 2, "samples_per_step": 4}
+    recipe = growing(
+        tmp_path,
+        losses=["cross_entropy", {"kind": "hidden_states", "weight": 0.5}, speaking],
+        label__signal="live",
+        grow__rounds=1,
+        grow__keep=None,
+        evaluate__models=["student"],
+    )
+    result = pipeline.run(recipe, until="train")
+    (last,) = rows_of(result, "student", "round 2")
+    summary = summary_of(last)
+    added = summary["grown"][1]["trained_on"]
+    assert added, "the test needs a student that writes something"
+    assert summary["examples"] == 12 + added
+    lines = (Path(last["folder"]) / "metrics.jsonl").read_text().splitlines()
+    assert "hidden_states" in lines[-1]
+    assert "verbalised" in lines[-1]
+
+
+def test_cached_states_of_rounds_and_shared_prefixes_are_refused_with_the_mend(
+    tmp_path: Path,
+) -> None:
+    losses = ["cross_entropy", {"kind": "hidden_states"}]
+    with pytest.raises(UsageError, match=r"label\.signal to live"):
+        graph_of(growing(tmp_path, losses=losses, evaluate__models=["student"]))
+    changes = {"grow": None, "training__share_prefix": True, "evaluate__models": ["student"]}
+    with pytest.raises(UsageError, match="share_prefix to false"):
+        graph_of(growing(tmp_path, losses=losses, **changes))

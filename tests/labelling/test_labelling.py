@@ -128,6 +128,17 @@ def test_too_many_unfit_answers_stop_the_run_with_an_example(
         run(FakeSession(odd), samples, tmp_path)
     assert samples[0].id in str(raised.value)
     assert raised.value.exit_code == 4
+    assert "or raise the share" in str(raised.value)
+
+
+def test_where_no_answer_is_fit_a_larger_share_is_not_proposed(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    odd = {sample.id: Answer("", 1, True) for sample in samples}
+    with pytest.raises(TeacherError, match="20 of 20 answers are unfit") as raised:
+        run(FakeSession(odd), samples, tmp_path)
+    assert "loosen label.checks" in str(raised.value)
+    assert "share" not in str(raised.value.mend)
 
 
 def test_a_blind_teacher_is_refused_before_it_labels(samples: list[Sample], tmp_path: Path) -> None:

@@ -83,6 +83,32 @@ def test_rounds_in_which_data_grows_are_planned_too(tmp_path: Path) -> None:
     assert all(row["memory"]["bytes"] for row in rounds)
 
 
+def test_a_judge_is_planned_with_the_answers_that_it_reads(tmp_path: Path) -> None:
+    def judge(**changes: Any) -> dict[str, Any]:
+        model = {"backend": "transformers", "build": {**LARGER, "context_tokens": 8192}}
+        values = {"model": model, "batch_size": 4, "mode": "pointwise", **changes}
+        recipe = tiny_recipe(tmp_path, **ONE, evaluate__judge=values, evaluate__max_new_tokens=900)
+        return memory_of(pipeline.build_plan(recipe), "judge")
+
+    graded = judge()
+    assert part(graded, "weights") > 0
+    assert judge(mode="pairwise")["bytes"] > graded["bytes"], "two answers"
+    assert judge(batch_size=8)["bytes"] > graded["bytes"]
+    assert judge(criteria="Say what is true. " * 99)["bytes"] > graded["bytes"]
+    elsewhere = judge(model={"backend": "openai", "base_url": "http://localhost:1", "model": "x"})
+    assert "another process" in elsewhere["unknown"]
+
+
+def test_public_benchmarks_load_models_only_to_answer(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, **ONE, public={"tasks": ["mmmu_val"]})
+    rows = pipeline.build_plan(recipe).describe()["stages"]
+    memory = {row["kind"]: row["memory"] for row in rows if row["title"] == "mmmu_val"}
+    assert memory == {"questions": None, "public": None}
+    answers = [row for row in rows if row["title"].endswith("on public benchmarks")]
+    assert len(answers) == 2, "teacher and student"
+    assert all(row["memory"]["bytes"] for row in answers)
+
+
 def test_settings_change_the_parts_that_they_are_about(tmp_path: Path) -> None:
     whole = student(tmp_path)
     parameters = part(whole, "weights") / 4

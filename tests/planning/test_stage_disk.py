@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from limbeck import pipeline
+from limbeck.planning.lines import describe_plan
 from test_pipeline import BUILD, tiny_recipe
 
 ONE = {"seeds": [0], "evaluate__models": ["student"], "benchmark__models": None}
@@ -88,3 +89,12 @@ def test_a_cache_of_vision_features_is_there_on_the_way_only(tmp_path: Path) -> 
     without, with_it = disks(plain)[key], disks(cached)[key]
     assert with_it["bytes"] == without["bytes"]
     assert with_it["temporary_bytes"] > without["temporary_bytes"]
+
+
+def test_a_small_cache_is_told_in_small_units(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, **ONE)
+    pipeline.run(recipe, until="data")
+    lines = describe_plan(pipeline.build_plan(recipe).describe())
+    told = next(line for line in lines if line.startswith("disk: teacher's distributions"))
+    assert "KiB" in told
+    assert "e-" not in told

@@ -181,3 +181,8 @@ def test_a_file_of_points_may_be_named_or_a_plain_list():
     for wrong in ("text", [1], [{}]):
         with pytest.raises(UsageError, match=r"^f: "):
             points_in("f", wrong)
+
+
+def test_a_huge_value_is_not_named_as_a_tiny_one():
+    points = Ablate(grid={"a.b": [1e18, 1e-18]}).all_points({})
+    assert [point.name for point in points] == ["b-1e18", "b-1e-18"]

@@ -136,7 +136,7 @@ def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path):
         ("[1, 2]", "1", "label.temperatures: must be a list (got '1')"),
         ("{rank: 4}", "rank", "student.adapter: must be a mapping (got 'rank')"),
         ("name: small", "name: 7", "name: must be text (in quotes"),
-        ("name: small", "name: ../up", "name: "),
+        ("name: small", "name: ../up", "name: must match ^["),
         ("name: small", "work: here", "name: is missing"),
         ("{rank: 4}", "{targets: 3}", "student.adapter.targets: must be a list or must be 'all_l"),
         ("  steps: 4", "  steps: 4\n  epochs: 1", "training: steps and epochs exclude one another"),
@@ -145,7 +145,7 @@ def test_a_key_like_no_other_lists_the_known_ones(tmp_path: Path):
         ("label:", "label:\n  checks: {pattern: '('}", "label.checks.pattern: not a regular expr"),
         ("losses:", "seeds: [1, 1]\nlosses:", "seeds.1: 1 is listed twice"),
         ("losses:", "seeds: [-1]\nlosses:", "seeds.0: must be greater than or equal to 0"),
-        ("losses:", "seeds: []\nlosses:", "seeds: "),
+        ("losses:", "seeds: []\nlosses:", "seeds: must have at least 1 item(s), not 0"),
     ],
 )
 def test_a_wrong_value_names_its_path(tmp_path: Path, old: str, new: str, expected: str):

@@ -54,6 +54,16 @@ def test_which_model_to_deploy_follows_the_outcomes(inputs):
     assert choice().startswith("Not this student: training did not make it better")
 
 
+def test_a_student_that_scores_nothing_is_not_recommended(inputs):
+    path = inputs.evaluation / "scores.json"
+    scores = json.loads(path.read_text())
+    for arm in scores["arms"]:
+        arm["scores"]["exact_match"] |= {"mean": 0.0, "low": 0.0, "high": 0.0}
+    path.write_text(json.dumps(scores))
+    change(inputs, "teacher", 0.0)
+    assert answers(inputs)["Which model to deploy?"].startswith("Not this student: its exact match")
+
+
 def test_a_student_that_saves_nothing_is_not_recommended_for_what_it_saves(inputs):
     teacher = next(m for m in inputs.models if m.arm == "teacher").benchmark / "results.json"
     for model in inputs.models:

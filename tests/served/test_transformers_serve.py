@@ -5,6 +5,7 @@ Its packages are the extra `serving`; without them the test is skipped.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from limbeck.benchmark.served import benchmark_served
 from limbeck.data.samples import read_samples
 from limbeck.errors import TeacherError
+from limbeck.recipe.sections import Benchmark
 from limbeck.teachers import Decoding
 from limbeck.teachers.openai import OpenAI
 from limbeck.teachers.transformers import Transformers
@@ -77,6 +80,28 @@ def test_greedy_text_is_that_of_the_backend_transformers(
         assert [a.tokens for a in found] == [a.tokens for a in wanted]
         assert [a.finished for a in found] == [a.finished for a in wanted]
         assert any(a.finished for a in found)
+
+
+def test_it_is_timed_with_fixed_lengths_and_its_own_counts(
+    address: str, taught_model: Path, screens: Path, tmp_path: Path
+) -> None:
+    settings = Benchmark(samples=2, repeats=2, warmup=1, new_tokens=40, max_new_tokens=64)
+    benchmark_served(
+        teacher(address, taught_model), settings, screens, tmp_path, responses=None, job="j"
+    )
+    results = json.loads((tmp_path / "results.json").read_text())
+    found = {(one["regime"], one["name"]): one for one in results["measurements"]}
+    for size, n in ((1, 4), (2, 4)):
+        regime = f"served/fixed_length/concurrency_{size}"
+        assert found[regime, "new_tokens_mean"]["value"] == 40
+        assert found[regime, "latency_ms"]["n"] == n
+        first = found[regime, "time_to_first_token_ms"]["value"]
+        further = found[regime, "inter_token_ms"]["value"]
+        assert first + 39 * further == pytest.approx(found[regime, "latency_ms"]["value"], rel=0.3)
+    natural = found["served/natural_length/concurrency_1", "new_tokens_mean"]["value"]
+    assert natural != 40
+    assert results["prompt_tokens_mean"] > 10
+    assert not any("piece by piece" in note for note in results["served"]["notes"])
 
 
 def test_that_it_ignores_log_probabilities_is_found_out(

@@ -101,3 +101,17 @@ def test_text_is_for_reading_and_errors_name_the_mend(
     broken = inspect(str(copy))
     assert broken.exit_code == 3
     assert "damaged" in broken.stderr
+
+
+def test_a_folder_without_a_cache_is_told_from_one_that_is_not_finished(
+    labelled: tuple[str, Path], tmp_path: Path
+) -> None:
+    finished, begun = tmp_path / "finished", tmp_path / "begun"
+    for folder in (finished, begun):
+        folder.mkdir()
+    shutil.copy(labelled[1] / "MANIFEST.json", finished)
+    for folder in (tmp_path / "nowhere", finished):
+        result = inspect(str(folder))
+        assert result.exit_code == 3
+        assert f"error: {folder}: holds no cached distributions; give work/labels" in result.stderr
+    assert "is not finished; run the label stage again" in inspect(str(begun)).stderr

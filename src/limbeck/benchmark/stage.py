@@ -89,7 +89,7 @@ def _in_own_process(
     fields = section.model_dump(mode="json")
     spec = {
         "section": {name: fields[name] for name in ModelSection.model_fields},
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.here(),
         "samples": [asdict(sample) for sample in samples],
         "data": str(data),
         "device": device,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from limbeck.benchmark.phases import LANGUAGE, PICTURES, VISION, Stopwatch
+from limbeck.errors import UsageError
 from limbeck.recipe.sections import ModelSection
 from limbeck.records import Sample
 
 if TYPE_CHECKING:
-    from torch import BoolTensor, Tensor
+    from torch import BoolTensor, Tensor, nn
 
     from limbeck.data.tokens import Encoded
     from limbeck.models.load import LoadedModel
@@ -71,6 +74,51 @@ class Subject:
         elif self._device == "mps":
             torch.mps.synchronize()
 
+    @contextmanager
+    def watched(self, watch: Stopwatch) -> Generator[None]:
+        """Let a stopwatch know when pictures, vision tower and language model begin and end.
+
+        Raises:
+            UsageError: where a part of this model is, is not known.
+        """
+        towers, language = self._parts()
+        encoder, plain = self.loaded.encoder, self.loaded.encoder.pictures
+
+        def pictures(*args: Any, **kwargs: Any) -> Any:
+            watch.begin(PICTURES)
+            try:
+                return plain(*args, **kwargs)
+            finally:
+                watch.end(PICTURES)
+
+        def begins(part: str) -> Callable[..., None]:
+            return lambda *_: watch.begin(part)
+
+        with ExitStack() as hooks:
+            for tower in towers:
+                hooks.enter_context(tower.register_forward_pre_hook(begins(VISION)))
+                hooks.enter_context(tower.register_forward_hook(lambda *_: watch.end(VISION)))
+            hooks.enter_context(language.register_forward_pre_hook(begins(LANGUAGE)))
+            encoder.pictures = pictures
+            hooks.callback(delattr, encoder, "pictures")  # back to the class's own
+            yield
+
+    def _parts(self) -> tuple[list[nn.Module], nn.Module]:
+        """Vision tower with projector, as the outermost modules of them, and language model."""
+        base = self.loaded.base
+        modules, parts = dict(base.named_modules()), self.loaded.family.parts(base)
+        seen = [p for part in ("vision_tower", "projector") for p in parts.get(part, ())]
+        outermost = [
+            modules[path]
+            for path in seen
+            if path in modules and not any(path.startswith(f"{other}.") for other in seen)
+        ]
+        language = [modules[path] for path in parts.get("language_model", ()) if path in modules]
+        if not (outermost and language):
+            missing = "language model" if outermost else "vision tower"
+            raise UsageError(f"the {missing} of a {type(base).__name__} was not found")
+        return outermost, language[0]
+
     def describe(self) -> dict[str, Any]:
         """Precision, runtime and parameters (counted)."""
         import torch
@@ -128,7 +176,7 @@ class Subject:
         return list({id(t): t for t in chain(base.parameters(), base.buffers())}.values())
 
 
-def disk_bytes(section: ModelSection) -> int:
+def model_files(section: ModelSection) -> list[Path]:
     """What has to be deployed: the model's files without weights in formats that are not read."""
     from limbeck.models.source import adapter_folder, model_folder
 
@@ -136,9 +184,9 @@ def disk_bytes(section: ModelSection) -> int:
     folders = [model_folder(section.model, section.revision)]
     if section.adapter_path is not None:
         folders.append(adapter_folder(section.adapter_path))
-    return sum(
-        path.stat().st_size
+    return [
+        path
         for folder in folders
-        for path in folder.rglob("*")
+        for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix not in _OTHER_WEIGHTS and path.name[0] != "."
-    )
+    ]

@@ -52,6 +52,27 @@ class MemoryGauge(Protocol):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Energy that was drawn; `name` begins the measurements' names, `covers` says whose it is."""
+
+    name: str
+    covers: str
+    joules: float
+
+
+class EnergyMeter(Protocol):
+    """Something that knows how much energy was drawn since it was started."""
+
+    def start(self) -> None:
+        """Start a new measurement window."""
+        ...
+
+    def stop(self) -> list[Drawn]:
+        """What was drawn since then; nothing where the machine does not tell."""
+        ...
+
+
+@dataclass(frozen=True)
 class Call:
     """One timed generation of one batch; `new_tokens` is over the whole batch, prompt excluded."""
 
@@ -74,10 +95,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Window:
-    """Everything that was counted in one regime: its calls and its peak memory."""
+    """Everything that was counted in one regime: its calls, its peak memory and its energy."""
 
     calls: tuple[Call, ...]
     peaks: tuple[Peak, ...]
+    energy: tuple[Drawn, ...] = ()
 
 
 def measure(
@@ -88,6 +110,7 @@ def measure(
     memory: MemoryGauge,
     repeats: int,
     warmup: int,
+    energy: EnergyMeter | None = None,
     synchronise: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Window:
@@ -101,34 +124,49 @@ def measure(
         memory: its peak is reset after the warm-up.
         repeats: passes over `batches`.
         warmup: generations before the first counted one.
+        energy: started after the warm-up; what it counts covers preparation, too.
         synchronise: waits until the device has done what was asked of it.
         clock: seconds.
     """
-
-    def run(batch: Sequence[Raw]) -> Call:
-        first: list[float] = []
-
-        def on_first_token() -> None:
-            if not first:
-                synchronise()
-                first.append(clock())
-
-        began = clock()
-        prepared = prepare(batch)
-        synchronise()
-        started = clock()
-        new_tokens = generate(prepared, on_first_token)
-        synchronise()
-        ended = clock()
-        assert first, "generate has to call on_first_token"
-        return Call(len(batch), new_tokens, started - began, first[0] - started, ended - started)
-
     memory.settle()
     for index in range(warmup):
-        run(batches[index % len(batches)])
+        timed_call(generate, batches[index % len(batches)], prepare, synchronise, clock)
     memory.reset_peak()
-    calls = tuple(run(batch) for _ in range(repeats) for batch in batches)
-    return Window(calls, tuple(memory.peaks()))
+    if energy is not None:
+        energy.start()
+    calls = tuple(
+        timed_call(generate, batch, prepare, synchronise, clock)
+        for _ in range(repeats)
+        for batch in batches
+    )
+    drawn = energy.stop() if energy is not None else []
+    return Window(calls, tuple(memory.peaks()), tuple(drawn))
+
+
+def timed_call(
+    generate: Callable[[Prepared, Callable[[], None]], int],
+    batch: Sequence[Raw],
+    prepare: Callable[[Sequence[Raw]], Prepared],
+    synchronise: Callable[[], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Call:
+    """Prepare one batch and generate from it; arguments as of `measure`."""
+    first: list[float] = []
+
+    def on_first_token() -> None:
+        if not first:
+            synchronise()
+            first.append(clock())
+
+    began = clock()
+    prepared = prepare(batch)
+    synchronise()
+    started = clock()
+    new_tokens = generate(prepared, on_first_token)
+    synchronise()
+    ended = clock()
+    assert first, "generate has to call on_first_token"
+    return Call(len(batch), new_tokens, started - began, first[0] - started, ended - started)
 
 
 def quantities(regime: str, window: Window) -> list[dict[str, Any]]:
@@ -144,29 +182,29 @@ def quantities(regime: str, window: Window) -> list[dict[str, Any]]:
     seconds = sum(call.total_seconds for call in calls)
     latencies_ms = [1000 * call.total_seconds for call in calls]
     found = [
-        _median(regime, "latency_ms", "ms", latencies_ms),
+        median(regime, "latency_ms", "ms", latencies_ms),
         quantity(
             regime, "latency_p95_ms", percentile(latencies_ms, HIGH_PERCENT), "ms", len(calls)
         ),
-        _median(
+        median(
             regime, "time_to_first_token_ms", "ms", [1000 * c.first_token_seconds for c in calls]
         ),
-        _median(regime, "preprocess_ms", "ms", [1000 * c.preprocess_seconds for c in calls]),
-        _rate(
+        median(regime, "preprocess_ms", "ms", [1000 * c.preprocess_seconds for c in calls]),
+        rate(
             regime,
             "throughput_samples_per_second",
             "samples/s",
             samples / seconds,
             [c.samples / c.total_seconds for c in calls],
         ),
-        _rate(
+        rate(
             regime,
             "throughput_tokens_per_second",
             "tokens/s",
             tokens / seconds,
             [c.new_tokens / c.total_seconds for c in calls],
         ),
-        _rate(
+        rate(
             regime,
             "new_tokens_mean",
             "tokens/sample",
@@ -177,7 +215,7 @@ def quantities(regime: str, window: Window) -> list[dict[str, Any]]:
     decoding = [call for call in calls if call.decode_tokens > 0]
     if decoding:
         found.append(
-            _rate(
+            rate(
                 regime,
                 "decode_tokens_per_second",
                 "tokens/s",
@@ -185,10 +223,14 @@ def quantities(regime: str, window: Window) -> list[dict[str, Any]]:
                 [c.decode_tokens / c.decode_seconds for c in decoding],
             )
         )
-    return found + [
-        memory_quantity(regime, peak.name, peak.bytes, len(calls), peak.kind)
-        for peak in window.peaks
-    ]
+    for peak in window.peaks:
+        found.append(memory_quantity(regime, peak.name, peak.bytes, len(calls), peak.kind))
+    for drawn in window.energy:
+        for what, count in (("sample", samples), ("token", tokens)):
+            name, unit = f"{drawn.name}_joules_per_{what}", f"J/{what}"
+            one = quantity(regime, name, drawn.joules / count, unit, len(calls))
+            found.append({**one, "covers": drawn.covers})
+    return found
 
 
 def quantity(
@@ -228,12 +270,14 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
 
 
-def _median(regime: str, name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
-    return _rate(regime, name, unit, percentile(values, 50), values)
+def median(regime: str, name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
+    """The median of single values, with their spread."""
+    return rate(regime, name, unit, percentile(values, 50), values)
 
 
-def _rate(
+def rate(
     regime: str, name: str, unit: str, value: float, values: Sequence[float]
 ) -> dict[str, Any]:
+    """A value that was computed over all, with the spread of single ones."""
     low, high = percentile(values, LOW_PERCENT), percentile(values, HIGH_PERCENT)
     return quantity(regime, name, value, unit, len(values), low=low, high=high)

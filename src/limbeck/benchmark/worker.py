@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.benchmark.batches import full_batches
+from limbeck.benchmark.cold import drop_from_page_cache
+from limbeck.benchmark.energy import Energy
 from limbeck.benchmark.machine import OtherWork, machine
 from limbeck.benchmark.memory import gauge
-from limbeck.benchmark.subject import Subject, disk_bytes
+from limbeck.benchmark.phases import Stopwatch, measure_phases, phase_quantities
+from limbeck.benchmark.subject import Subject, model_files
 from limbeck.benchmark.timing import (
     MemoryGauge,
     Window,
@@ -28,10 +31,13 @@ from limbeck.benchmark.timing import (
     memory_quantity,
     quantities,
     quantity,
+    timed_call,
 )
-from limbeck.errors import LimbeckError, MemoryExhaustedError
+from limbeck.errors import LimbeckError, MemoryExhaustedError, UsageError
 from limbeck.recipe.sections import Benchmark, ModelSection
 from limbeck.records import ImageFile, Sample
+
+COLD = "cold_start"
 
 
 def run(spec: dict[str, Any]) -> dict[str, Any]:
@@ -40,10 +46,12 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     settings = Benchmark.model_validate(spec["settings"])
     samples = [_sample(fields) for fields in spec["samples"]]
     data, device = Path(spec["data"]), str(spec["device"])
-    size = disk_bytes(section)  # also finds out whether the model is there, before torch is loaded
-    _set_threads(settings)
+    files = model_files(section)  # also finds out whether it is there, before torch is loaded
+    size = sum(path.stat().st_size for path in files)
+    cache = drop_from_page_cache(files) if settings.cold_start else None
     memory = gauge(device)
-    _rehearse(section, settings, samples, data, device)
+    cold = _rehearse(section, settings, samples, data, device)
+    energy = Energy(device)
     memory.settle()
     runtime_bytes = memory.current_bytes()
     subject, measurements = _load(section, data, device, memory, runtime_bytes)
@@ -57,6 +65,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
                 memory=memory,
                 repeats=settings.repeats,
                 warmup=settings.warmup,
+                energy=energy if energy.counters else None,
                 synchronise=subject.synchronise,
             )
         _check_length(regime, window, limits)
@@ -72,10 +81,14 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
             for peak in window.peaks
             if peak.kind == memory.kind
         ]
+    phases, without_phases = _phases(subject, settings, samples, device)
     other_cores = other.cores()
     encoded = subject.encode(samples)
     return {
-        "measurements": measurements,
+        "measurements": [*measurements, *phases, *(cold if settings.cold_start else ())],
+        "without_phases": without_phases,
+        "page_cache": cache,
+        "energy": energy.describe(),
         "machine": machine(device, threads=_threads()),
         "other_busy_cores": round(other_cores, 2),
         **subject.describe(),
@@ -86,7 +99,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
         "prompt_tokens_mean": sum(len(item.input_ids_L) for item in encoded) / len(encoded),
         "visual_tokens_mean": sum(item.visual_tokens for item in encoded) / len(encoded),
         "seed": spec["seed"],
-        "settings": settings.model_dump(mode="json", exclude={"models"}),
+        "settings": settings.here(),
     }
 
 
@@ -136,16 +149,63 @@ def _threads() -> int:
 
 def _rehearse(
     section: ModelSection, settings: Benchmark, samples: list[Sample], data: Path, device: str
-) -> None:
-    """Load the model, let it write two tokens, and let go of it.
+) -> list[dict[str, Any]]:
+    """The first start in this process: load, answer a first request, and let go of the model.
 
     After it the libraries' code, their lazy imports and the device's context are in memory, so
     that what the second loading adds is the model.
+
+    Returns:
+        What the first start took; the clock stood still for nothing but the imports of Limbeck.
     """
+    began = time.perf_counter()
+    import torch  # noqa: F401
+    import transformers  # noqa: F401
+
+    imported = time.perf_counter()
+    _set_threads(settings)
     with _memory_errors("the first batch", device):
+        started = time.perf_counter()
         subject = Subject(section, data, device)
+        loaded = time.perf_counter()
+        count = settings.new_tokens
+        limits = {"max_new_tokens": count, "min_new_tokens": count}
+        first = timed_call(
+            partial(subject.generate, **limits), samples[:1], subject.encode, subject.synchronise
+        )
         batch = full_batches(samples, max(settings.batch_sizes))[0]
         subject.generate(subject.encode(batch), lambda: None, max_new_tokens=2)
+    return [
+        quantity(COLD, "import_seconds", imported - began, "s", 1),
+        quantity(COLD, "load_seconds", loaded - started, "s", 1),
+        quantity(COLD, "preprocess_ms", 1000 * first.preprocess_seconds, "ms", 1),
+        quantity(COLD, "time_to_first_token_ms", 1000 * first.first_token_seconds, "ms", 1),
+        quantity(COLD, "latency_ms", 1000 * first.total_seconds, "ms", 1),
+    ]
+
+
+def _phases(
+    subject: Subject, settings: Benchmark, samples: list[Sample], device: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The parts of the time to the first token, for every batch size; or why there are none."""
+    found: list[dict[str, Any]] = []
+    watch = Stopwatch(subject.synchronise)
+    try:
+        with subject.watched(watch):
+            for size in sorted(set(settings.batch_sizes)):
+                with _memory_errors(regime := f"phases/batch_{size}", device):
+                    phases = measure_phases(
+                        partial(subject.generate, max_new_tokens=1),
+                        full_batches(samples, size),
+                        prepare=subject.encode,
+                        watch=watch,
+                        repeats=settings.repeats,
+                        warmup=settings.warmup,
+                    )
+                found += phase_quantities(regime, phases)
+    except UsageError as error:
+        return [], error.what
+    return found, None
 
 
 def _load(

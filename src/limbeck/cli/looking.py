@@ -116,6 +116,28 @@ def verbalise_command(
         emit(as_text(found) if as_json else describe(found))
 
 
+@app.command("runs")
+def runs_command(
+    work: Annotated[Path, typer.Argument(help="a work folder")] = Path("work"),
+    html: Annotated[
+        Path | None, typer.Option(help="write a page too, with a sortable table and Pareto view")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the runs of a work folder: scores, costs, verdicts, and where their reports are."""
+    with reported(debug) as emit:
+        from limbeck.report.runs import describe_runs, read_runs, runs_page, summary_of
+        from limbeck.store import write_atomic
+
+        runs = read_runs(work)
+        rows = [summary_of(run) for run in runs]
+        emit(as_text(rows) if as_json else describe_runs(rows))
+        if html is not None:
+            write_atomic(html, runs_page(runs, html, work))
+            typer.echo(f"page: {html}", err=True)
+
+
 @cache.command("inspect")
 def inspect_command(
     folder: Annotated[Path, typer.Argument(help="a label stage's folder, labels/FINGERPRINT")],
@@ -130,4 +152,20 @@ def inspect_command(
         from limbeck.signals.inspection import describe, inspect_cache
 
         found = inspect_cache(folder, sample)
+        emit(as_text(found) if as_json else describe(found))
+
+
+@app.command("diff")
+def diff_command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="a results file, or its folder")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="another of the same kind")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare two results files: benchmark/FINGERPRINT/results.json or runs/NAME/results.json."""
+    with reported(debug) as emit:
+        from limbeck.report.difference_text import describe
+        from limbeck.report.differences import compare_files
+
+        found = compare_files(first, second)
         emit(as_text(found) if as_json else describe(found))

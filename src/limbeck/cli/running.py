@@ -13,6 +13,7 @@ from limbeck.cli.application import RECIPES, Debug, Json, Overrides, RecipePath,
 from limbeck.failures import reported
 
 if TYPE_CHECKING:
+    from limbeck.pipeline import Plan
     from limbeck.stages import Command, Stage
 
 
@@ -56,10 +57,7 @@ def plan(
         emit(
             as_text(planned.describe()) if as_json else "\n".join(describe_plan(planned.describe()))
         )
-        for problem in planned.problems:
-            typer.echo(f"error: {problem}", err=True)
-        if planned.problems:
-            raise typer.Exit(planned.problems[0].exit_code)
+        _end_with_problems(planned)
         if strict and planned.needs["fits"] is False:
             raise typer.Exit(MemoryExhaustedError.exit_code)
 
@@ -105,9 +103,13 @@ def evaluate(
     if overrides:
         raise typer.BadParameter("--set needs a RECIPE")
     with reported(debug) as emit:
+        from limbeck.errors import UsageError
         from limbeck.evaluate.scoring import score_file
 
-        scores = score_file(predictions, [word.strip() for word in metrics.split(",")])
+        try:
+            scores = score_file(predictions, [word.strip() for word in metrics.split(",")])
+        except UsageError as error:
+            raise UsageError(error.what, where="--metrics", mend=error.mend) from error
         for warning in scores["warnings"]:
             typer.echo(f"warning: {warning}", err=True)
         emit(as_text(scores) if as_json else scores_table(scores))
@@ -189,12 +191,14 @@ def ablate_command(
         asked = ablate.Asked(tuple(grid or ()), listed, one_at_a_time, controls, seeds, metric)
         ablation = ablate.ablation_recipe(recipe, overrides or (), asked)
         if plan_only:
-            stages = build_plan(ablation).stages
+            planned = build_plan(ablation)
+            stages = planned.stages
             design = ablate.describe_design(ablation)
             left = sum(not row.done for row in stages)
             design |= {"stages": len(stages), "to_do": left}
             lines = [point["name"] for point in design["points"]]
             emit(as_text(design) if as_json else "\n".join([*lines, f"{left} stages to do"]))
+            _end_with_problems(planned)
             return
         first = os.environ.get("RANK", "0") == "0"
         result = run(ablation, on_event=_tell if first else None)
@@ -258,6 +262,14 @@ def run_until(
             f"{made} of {len(result.stages)} stages made, {time.monotonic() - started:.0f} s",
             err=True,
         )
+
+
+def _end_with_problems(planned: Plan) -> None:
+    """Say what a run would stop with, and exit with its code."""
+    for problem in planned.problems:
+        typer.echo(f"error: {problem}", err=True)
+    if planned.problems:
+        raise typer.Exit(planned.problems[0].exit_code)
 
 
 def _tell(event: str, stage: Stage) -> None:

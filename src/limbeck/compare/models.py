@@ -10,7 +10,7 @@ from limbeck.errors import DataError, UsageError
 from limbeck.graph import graph_of
 from limbeck.graph.teacher import TeacherOf
 from limbeck.recipe import Recipe
-from limbeck.recipe.recipe import has_cost
+from limbeck.recipe.recipe import EARLIER_ROUND, has_cost
 from limbeck.stages import Stage
 from limbeck.store import Store
 
@@ -73,11 +73,18 @@ def comparison_of(
             raise UsageError(
                 f"{name!r} is no model of its own", where="--models", mend="name an arm"
             )
+    for name, arm in arms.items():
+        if arm not in recipe.known_arms and not EARLIER_ROUND.fullmatch(arm):
+            raise UsageError(
+                f"{name!r} is not known",
+                where="--models",
+                mend=f"choose from {', '.join(filter(has_cost, recipe.known_arms))}",
+            )
     graph = graph_of(recipe.also_evaluating(arms.values()))
     if graph.problems:
         raise graph.problems[0]
     store = Store(Path(recipe.work))
-    data = _folder(store, graph.data, "the data", verify)
+    data = _folder(store, graph.data, "the data", verify, mend="")
     compared: list[Compared] = []
     for name, arm_name in arms.items():
         own = [(arm, model) for arm, model in graph.models if name in (arm.id, arm.name)]
@@ -93,11 +100,13 @@ def comparison_of(
     return Comparison(tuple(compared), data)
 
 
-def _folder(store: Store, stage: Stage, what: str, verify: bool) -> Path:
+def _folder(
+    store: Store, stage: Stage, what: str, verify: bool, mend: str = ", or leave it out of --models"
+) -> Path:
     if not store.is_complete(stage.kind, stage.fingerprint):
         raise DataError(
             f"{what} is not there yet",
             where=str(store.folder(stage.kind, stage.fingerprint)),
-            mend=f"run limbeck {stage.command} first, or leave it out of --models",
+            mend=f"run limbeck {stage.command} first{mend}",
         )
     return store.open(stage.kind, stage.fingerprint, contents=verify)

@@ -22,13 +22,13 @@ class Upload:
     file: ImageFile
 
 
-def store_upload(data: bytes, folder: Path) -> Upload:
-    """Decode a picture and keep it in `folder`.
+def store_upload(data: bytes, folder: Path, where: str = "the upload") -> Upload:
+    """Decode a picture and keep it in `folder`; `where` is its name in errors.
 
     Raises:
         DataError: it is no picture that is opened, or too large.
     """
-    image = open_image(data, where="the upload")
+    image = open_image(data, where=where)
     content = encoded(image, "PNG")
     digest = hashlib.sha256(content).hexdigest()
     path = folder.resolve() / f"{digest}.png"

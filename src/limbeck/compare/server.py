@@ -179,6 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # the name is the base class's
         """Pages and pictures."""
         with self._answered():
+            self._check_origin()
             path = urlsplit(self.path).path
             if path in STATIC:
                 name, kind = STATIC[path]
@@ -193,6 +194,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Uploads and questions."""
         with self._answered():
+            self._check_origin()
             path, kind = urlsplit(self.path).path, self.headers.get_content_type()
             if path == "/pictures":
                 if kind not in PICTURE_TYPES:
@@ -258,7 +260,6 @@ class Handler(BaseHTTPRequestHandler):
         """Whatever goes wrong is said as JSON, in one line; the server goes on."""
         self.close_connection = True
         try:
-            self._check_origin()
             yield
         except RefusedError as refused:
             self._send_error(refused.status, str(refused))

@@ -37,7 +37,7 @@ def compare_once(
         tempfile.TemporaryDirectory(prefix="limbeck-compare-") as folder,
         Answerers(recipe, comparison) as models,
     ):
-        upload = store_upload(read_image(image, where=str(image)), Path(folder))
+        upload = store_upload(read_image(image, where=str(image)), Path(folder), str(image))
         sample = ask_about(upload, question or question_of(samples[0]), samples)
         replies = {m.name: models.answer(m.name, sample) for m in comparison.models}
     return {

@@ -20,15 +20,15 @@ CHUNK_COUNTS = 4_000_000
 
 
 def bootstrap_values(
-    metric: Metric, statistics: Sequence[Array], *, resamples: int, seed: int
+    metric: Metric, statistics: Sequence[Array], *, resamples: int, seed: int, draws: int = 0
 ) -> list[Array]:
     """The metric's value on every resample, [R] for each [n, d] of `statistics`.
 
-    All arrays describe the same n samples in the same order. The draws depend on n and the seed
-    alone.
+    All arrays describe the same n samples in the same order. The draws depend on n, the seed
+    and the number `draws` alone.
     """
     n = len(statistics[0])
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng((seed, draws) if draws else seed)
     found: list[list[Array]] = [[] for _ in statistics]
     rows = max(1, CHUNK_COUNTS // n)
     for start in range(0, resamples, rows):

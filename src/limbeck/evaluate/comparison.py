@@ -1,4 +1,4 @@
-"""Arms, their differences and groups of samples, from scored models.
+"""Arms and their differences, from scored models.
 
 The value of an arm is the mean over its seeds of the metric. Its interval comes from resampling
 samples, the same ones for all seeds; the spread over seeds (standard deviation) is a number apart.
@@ -14,18 +14,11 @@ from typing import Any
 import numpy as np
 
 from limbeck.metrics import Array, Metric, MetricResult
-from limbeck.records import Sample
-
-GROUP_KEYS = ("category", "question_type", "environment", "app")
-"""Metadata by which scores are shown apart."""
 
 Arms = dict[str, dict[int | None, str]]
 """Arm -> seed -> model id."""
 
 Bounds = Callable[[float, Array], tuple[float, float]]
-
-Resample = Callable[[Metric, Sequence[Array]], list[Array]]
-"""A metric's value on every resample, for each model's statistics (see `bootstrap_values`)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,31 @@ class Scored:
     resampled: dict[str, Array]
 
 
+Resample = Callable[[Metric, Sequence[Array], int], list[Array]]
+"""A metric's value on every resample, for each model's statistics; the number chooses the draws."""
+
+
+def restricted(one: Scored, inside: Sequence[int], resample: Resample, draws: int) -> Scored:
+    """The same metric on some of its samples: those at the places `inside` of `one.kept`.
+
+    Nothing is read again, so that document frequencies (CIDEr-D) stay those of the whole set.
+    """
+    places = list(inside)
+    rows_nd = {name: result.statistics_nd[places] for name, result in one.results.items()}
+    results = {
+        name: MetricResult(
+            float(one.metric.aggregate(rows.sum(axis=0), len(places))),
+            [one.results[name].per_sample[place] for place in places],
+            rows,
+            {},
+        )
+        for name, rows in rows_nd.items()
+    }
+    drawn = resample(one.metric, list(rows_nd.values()), draws)
+    kept = [one.kept[place] for place in places]
+    return Scored(one.metric, kept, results, dict(zip(results, drawn, strict=True)))
+
+
 def arm_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[str, Any]]:
     """For each arm the mean over seeds, its interval, and the spread over seeds."""
     rows: list[dict[str, Any]] = []
@@ -48,7 +66,7 @@ def arm_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[
                 continue
             values = [one.results[name].value for name in models.values()]
             mean = float(np.mean(values))
-            low, high = bounds(mean, _mean([one.resampled[name] for name in models.values()]))
+            low, high = bounds(mean, mean_of([one.resampled[name] for name in models.values()]))
             scores[one.metric.key] = {
                 "mean": mean,
                 "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -87,7 +105,7 @@ def difference_rows(
                 np.mean([one.results[name].value for name in left])
                 - np.mean([one.results[name].value for name in right])
             )
-            resampled = _mean([one.resampled[name] for name in left]) - _mean(
+            resampled = mean_of([one.resampled[name] for name in left]) - mean_of(
                 [one.resampled[name] for name in right]
             )
             low, high = bounds(mean, resampled)
@@ -120,44 +138,6 @@ def seed_pairs(
     return [(seed, name, theirs[seed]) for seed, name in ours.items() if seed in theirs]
 
 
-def group_rows(
-    arms: Arms,
-    scored: Sequence[Scored],
-    samples: Sequence[Sample],
-    bounds: Bounds,
-    resample: Resample,
-) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Mean over seeds within groups of samples: metadata key -> group -> arm -> metric.
-
-    Each with its n and the interval of a bootstrap over the samples of the group.
-
-    Document frequencies of CIDEr-D stay those of the whole set.
-    """
-    found: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    for key in GROUP_KEYS:
-        names = [sample.metadata.get(key) for sample in samples]
-        groups = sorted({name for name in names if isinstance(name, str) and name})
-        for group in groups:
-            for one in scored:
-                inside = [place for place, i in enumerate(one.kept) if names[i] == group]
-                if not inside:
-                    continue
-                by_arm = found.setdefault(key, {}).setdefault(group, {})
-                rows_nd = {name: r.statistics_nd[inside] for name, r in one.results.items()}
-                drawn = dict(
-                    zip(rows_nd, resample(one.metric, list(rows_nd.values())), strict=True)
-                )
-                for arm, models in arms.items():
-                    values = [
-                        one.metric.aggregate(rows_nd[name].sum(axis=0), len(inside))
-                        for name in models.values()
-                    ]
-                    mean = float(np.mean(values))
-                    low, high = bounds(mean, _mean([drawn[name] for name in models.values()]))
-                    score = {"value": mean, "low": low, "high": high, "n": len(inside)}
-                    by_arm.setdefault(arm, {})[one.metric.key] = score
-    return found
-
-
-def _mean(values: Sequence[Array]) -> Array:
+def mean_of(values: Sequence[Array]) -> Array:
+    """The mean over models of what each has on every resample."""
     return np.mean(np.stack(values), axis=0)

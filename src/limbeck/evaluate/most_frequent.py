@@ -6,16 +6,14 @@ are one group. A group that training does not have gets the most frequent answer
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
-from limbeck.evaluate.predict import PREDICTIONS
+from limbeck.evaluate.guesses import write_guesses
 from limbeck.records import Sample
-from limbeck.store import write_atomic
 
 
 def most_frequent(
@@ -35,7 +33,7 @@ def most_frequent(
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for sample in known:
         for answer in sample.references[:1]:
-            counts[_group(sample)][answer] += 1
+            counts[group_of(sample)][answer] += 1
             counts[""][answer] += 1
     if not counts:
         raise DataError(
@@ -44,24 +42,12 @@ def most_frequent(
             mend="leave most_frequent out",
         )
     best = {group: min(own, key=lambda text: (-own[text], text)) for group, own in counts.items()}
-    rows = [
-        {
-            "id": sample.id,
-            "prediction": best.get(_group(sample), best[""]),
-            "references": list(sample.references),
-            "new_tokens": 0,
-            "finished": True,
-            "metadata": sample.metadata,
-        }
-        for sample in samples
-    ]
-    output.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_atomic(output / PREDICTIONS, "".join(lines))
-    return {"predictions": len(rows), "groups": len(best)}
+    write_guesses(output, samples, [best.get(group_of(sample), best[""]) for sample in samples])
+    return {"predictions": len(samples), "groups": len(best)}
 
 
-def _group(sample: Sample) -> str:
+def group_of(sample: Sample) -> str:
+    """Which samples share a most frequent answer with this one; "" where it has no type."""
     for key in ("question_type", "category"):
         if isinstance(value := sample.metadata.get(key), str):
             return f"{key}: {value}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from limbeck.evaluate.comparison import Arms, Scored, seed_pairs
@@ -13,7 +13,7 @@ LENGTH_RATIOS = (0.5, 2.0)
 
 def reservations(
     scored: Sequence[Scored],
-    differences: Sequence[dict[str, Any]],
+    flips: Sequence[Mapping[str, Any]],
     lengths: dict[str, dict[str, float | None]],
     arms: Arms,
     samples: int,
@@ -21,7 +21,7 @@ def reservations(
     """All warnings that apply, in a stable order."""
     return [
         *_left_out(scored, samples),
-        *_flips(scored, differences),
+        *(flip["sentence"] for flip in flips),
         *_lengths(lengths),
         *_unpaired(arms),
         *_tiny(scored),
@@ -37,36 +37,6 @@ def _left_out(scored: Sequence[Scored], samples: int) -> list[str]:
         f"{count} of {samples} samples have no reference for {', '.join(names)} and are left out"
         for count, names in kinds.items()
     ]
-
-
-def _flips(scored: Sequence[Scored], differences: Sequence[dict[str, Any]]) -> list[str]:
-    """Pairs of arms that metrics rank in different orders, at least one of them beyond noise."""
-    upward = {one.metric.key for one in scored if one.metric.higher_is_better}
-    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in differences:
-        if row["metric"] in upward and row["mean"]:
-            pairs.setdefault((row["a"], row["b"]), []).append(row)
-    found: list[str] = []
-    for (a, b), rows in pairs.items():
-        above = [row for row in rows if row["mean"] > 0]
-        below = [row for row in rows if row["mean"] < 0]
-        if above and below and any(_beyond_noise(row) for row in rows):
-            found.append(
-                f"the ranking depends on the metric: {a} is above {b} by {_named(above)}, "
-                f"below by {_named(below)}"
-            )
-    return found
-
-
-def _named(rows: Sequence[dict[str, Any]]) -> str:
-    """Metrics of these differences; those whose interval holds 0 say so."""
-    return ", ".join(
-        row["metric"] + ("" if _beyond_noise(row) else " (within the noise)") for row in rows
-    )
-
-
-def _beyond_noise(row: dict[str, Any]) -> bool:
-    return row["low"] > 0 or row["high"] < 0
 
 
 def _lengths(lengths: dict[str, dict[str, float | None]]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,14 +11,22 @@ from typing import Any, cast
 import numpy as np
 
 from limbeck.errors import DataError, UsageError
+from limbeck.evaluate.agreement import text_agreement
 from limbeck.evaluate.bootstrap import bootstrap_values, interval
-from limbeck.evaluate.comparison import Scored, arm_rows, difference_rows, group_rows
+from limbeck.evaluate.comparison import Scored, arm_rows, difference_rows
 from limbeck.evaluate.effects import Ablation, effect_rows
+from limbeck.evaluate.fidelity_scores import fidelity_scores
+from limbeck.evaluate.flips import flips
+from limbeck.evaluate.groups import group_rows
+from limbeck.evaluate.length_matched import length_matched
 from limbeck.evaluate.predictions import read_prediction_rows
 from limbeck.evaluate.reservations import reservations
 from limbeck.metrics import Array, Metric
 from limbeck.recipe.component import build_component
 from limbeck.records import Prediction, Sample
+
+THE_FILE = "file"
+"""The arm that the answers in a file are."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ def score_models(
     confidence: float = 0.95,
     seed: int = 0,
     ablation: Ablation | None = None,
+    fidelity: Mapping[str, Path] | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float | None]]]]:
     """Score all models on the same samples.
 
@@ -51,6 +60,7 @@ def score_models(
         confidence: of the intervals, in (0, 1).
         seed: of the resamples.
         ablation: the points among the arms, whose axes are judged too.
+        fidelity: folders in which models were compared with the teacher token by token.
 
     Returns:
         The content of scores.json, and `{model id: {metric: value of each sample}}` in the order of
@@ -93,7 +103,7 @@ def score_models(
             raise UsageError(f"arm {model.arm!r} has two models of seed {model.seed}")
         arms[model.arm][model.seed] = model.id
     bounds = partial(interval, confidence=confidence)
-    resample = partial(bootstrap_values, resamples=bootstrap, seed=seed)
+    resample = partial(_resampled, resamples=bootstrap, seed=seed)
     lengths = {name: _lengths(own, samples) for name, own in answers.items()}
     differences = (
         difference_rows(arms, scored, bounds, ablation.compares)
@@ -102,6 +112,11 @@ def score_models(
     )
     apart = ablation.apart if ablation else frozenset[str]()
     reserved = [row for row in differences if not {row["a"], row["b"]} & apart]
+    groups, group_means = group_rows(arms, scored, samples, bounds, resample)
+    compared = {name: own for name, own in arms.items() if name not in apart}
+    matched = length_matched(compared, scored, texts, samples, bounds, resample)
+    turned = flips(metrics, reserved, matched)
+    score = partial(_score_metric, bootstrap=bootstrap, seed=seed)
     scores = {
         "n": len(samples),
         "confidence": confidence,
@@ -117,10 +132,18 @@ def score_models(
             }
             for model in models
         ],
-        "arms": arm_rows(arms, scored, bounds),
+        "arms": [
+            {**row, "length_ratio": _mean_ratio(lengths, arms[row["arm"]].values())}
+            for row in arm_rows(arms, scored, bounds)
+        ],
         "differences": differences,
-        "groups": group_rows(arms, scored, samples, bounds, resample),
-        "warnings": reservations(scored, reserved, lengths, arms, len(samples)),
+        "groups": groups,
+        "group_means": group_means,
+        "length_matched": matched,
+        "flips": turned,
+        "text_agreement": text_agreement(arms, texts, samples, bounds, score),
+        "fidelity": fidelity_scores(fidelity or {}, arms, bounds, bootstrap=bootstrap, seed=seed),
+        "warnings": reservations(scored, turned, lengths, arms, len(samples)),
     }
     if ablation is not None:
         scores["effects"] = effect_rows(arms, scored, ablation.factors, bounds, confidence)
@@ -146,7 +169,8 @@ def score_file(
 
     Returns:
         `{"n", "confidence", "bootstrap", "scores": {kind: {"value", "low", "high", "n", "details",
-        "name", "scale", "signature", "higher_is_better"}}, "warnings"}`
+        "name", "scale", "signature", "higher_is_better"}}, "lengths", "groups", "group_means",
+        "length_matched", "warnings"}`; lengths and groups as in scores.json.
 
     Raises:
         DataError: the file or a line of it is not what it should be (file:line), or no sample has
@@ -159,12 +183,12 @@ def score_file(
         Sample(row.id, "", (), references=row.references, metadata=row.metadata) for row in rows
     ]
     model = ModelPredictions(
-        path.stem, path.stem, None, [Prediction(r.id, path.stem, r.prediction, 0) for r in rows]
+        path.stem, THE_FILE, None, [Prediction(r.id, path.stem, r.prediction, 0) for r in rows]
     )
     scores, _ = score_models(
         [model], samples, built, bootstrap=bootstrap, confidence=confidence, seed=seed
     )
-    found = scores["models"][0]["scores"]
+    found, matched = scores["models"][0]["scores"], scores["length_matched"]
     for metric in built:
         if metric.key not in found:
             raise DataError(
@@ -177,6 +201,13 @@ def score_file(
         "confidence": confidence,
         "bootstrap": bootstrap,
         "scores": {metric.key: {**found[metric.key], **_described(metric)} for metric in built},
+        "lengths": scores["models"][0]["lengths"],
+        "groups": {
+            key: {group: own[THE_FILE] for group, own in groups.items()}
+            for key, groups in scores["groups"].items()
+        },
+        "group_means": {key: own[THE_FILE] for key, own in scores["group_means"].items()},
+        "length_matched": {"factor": matched["factor"], **matched["to_references"][0]},
         "warnings": scores["warnings"],
     }
 
@@ -238,6 +269,18 @@ def _lengths(answers: Sequence[Prediction], samples: Sequence[Sample]) -> dict[s
         "finished_share": float(np.mean([one.finished for one in answers])),
         "empty_share": float(np.mean([not one.text.strip() for one in answers])),
     }
+
+
+def _mean_ratio(lengths: dict[str, dict[str, float | None]], models: Iterable[str]) -> float | None:
+    """Words of an arm's answers to one word of the references, the mean over its seeds."""
+    ratios = [ratio for name in models if (ratio := lengths[name]["ratio"]) is not None]
+    return float(np.mean(ratios)) if ratios else None
+
+
+def _resampled(
+    metric: Metric, statistics: Sequence[Array], draws: int, *, resamples: int, seed: int
+) -> list[Array]:
+    return bootstrap_values(metric, statistics, resamples=resamples, seed=seed, draws=draws)
 
 
 def _described(metric: Metric) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ def evaluate(
     samples: Sequence[Sample],
     settings: Evaluation,
     ablation: Ablation | None = None,
+    fidelity: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Score every model and write `scores.json`, `sample_scores.json` and the predictions.
 
@@ -32,6 +33,7 @@ def evaluate(
         samples: the evaluated samples, in the order of the predictions.
         settings: metrics and bootstrap.
         ablation: the points among the models.
+        fidelity: folders of the stages that compared models with the teacher token by token.
     """
     output.mkdir(parents=True, exist_ok=True)
     answered: list[ModelPredictions] = []
@@ -46,6 +48,7 @@ def evaluate(
         confidence=settings.confidence,
         seed=settings.seed,
         ablation=ablation,
+        fidelity=fidelity or {},
     )
     write_json(output / "scores.json", scores)
     write_json(output / "sample_scores.json", per_sample)

@@ -6,6 +6,8 @@ Nothing here loads a model; the functions that do are imported when a stage is m
 from __future__ import annotations
 
 from limbeck.graph.core import Graph
+from limbeck.graph.fidelity import fidelity_stages
+from limbeck.graph.floors import floor_stage
 from limbeck.graph.judging import judge_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
@@ -15,6 +17,7 @@ from limbeck.graph.measurement import (
     report_stage,
 )
 from limbeck.graph.public import public_stage
+from limbeck.graph.served_timing import served_stages
 from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
@@ -33,9 +36,16 @@ def graph_of(recipe: Recipe) -> Graph:
     models = [(arm, sides.of(arm).answerer(arm)) for arm in graph.arms]
     graph.models = models
     predictions = [
-        (arm, predictions_stage(graph, arm, model, sides.of(arm).held_out)) for arm, model in models
+        (
+            arm,
+            predictions_stage(graph, arm, model, sides.of(arm).held_out)
+            if model
+            else floor_stage(graph, arm, sides.base.teacher),
+        )
+        for arm, model in models
     ]
-    evaluation = evaluation_stage(graph, predictions)
+    fidelity = fidelity_stages(graph, sides.base.teacher, models, predictions)
+    evaluation = evaluation_stage(graph, predictions, fidelity)
     judge = judge_stage(graph, predictions, sides.base.teacher)
     public = public_stage(graph, models)
     benchmarks = {
@@ -43,5 +53,6 @@ def graph_of(recipe: Recipe) -> Graph:
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
+    served = served_stages(graph)
+    report_stage(graph, models, labels, evaluation, benchmarks, served, judge, public)
     return graph

@@ -102,13 +102,18 @@ def _check_inner_states(recipe: Recipe, loss: Loss, where: str, can: frozenset[C
             where=f"{where}.target",
             mend="set label.answers to gold, or target to teacher",
         )
-    for what, given in (("rounds that grow the data", recipe.grow), ("shared prefixes", shared)):
-        if given:
-            raise UsageError(
-                f"inner states cannot be compared with {what}",
-                where=where,
-                mend="use a loss on distributions there",
-            )
+    if recipe.grow is not None and recipe.label.signal != "live":
+        raise UsageError(
+            "the teacher's states are cached along its first labels, not those of later rounds",
+            where=where,
+            mend="set label.signal to live, or use a loss on distributions there",
+        )
+    if shared:
+        raise UsageError(
+            "inner states are cut out by sequence, and shared prefixes put several samples in one",
+            where=where,
+            mend="set training.share_prefix to false, or use a loss on distributions there",
+        )
     if not getattr(loss, "needs_eager_attention", False):
         return
     for name, section in (("teacher", recipe.teacher), ("student", recipe.student)):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from limbeck.data.samples import read_samples
 from limbeck.graph.ablation import ablation_of, costs_as_the_base
 from limbeck.graph.core import Graph
 from limbeck.graph.models import trainings_behind
 from limbeck.graph.teacher import TeacherOf, require_one_model
+from limbeck.metrics import Metric
 from limbeck.recipe import Arm
 from limbeck.recipe.recipe import has_cost
 from limbeck.stages import Stage
@@ -22,12 +23,10 @@ Inputs = Mapping[str, Path]
 
 
 def predictions_stage(
-    graph: Graph, arm: Arm, model: TeacherOf | None, held_out: Stage | None = None
+    graph: Graph, arm: Arm, model: TeacherOf, held_out: Stage | None = None
 ) -> Stage:
     """Let one model answer the evaluation samples, after `held_out` found them unseen by it."""
     settings = graph.recipe.evaluate
-    if model is None:
-        return _most_frequent_stage(graph, arm)
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.evaluate.predict import predict
@@ -57,28 +56,10 @@ def predictions_stage(
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
 
 
-def _most_frequent_stage(graph: Graph, arm: Arm) -> Stage:
-    """The floor that no model is needed for."""
-    settings, splits = graph.recipe.evaluate, graph.recipe.label.splits
-
-    def make(output: Path, inputs: Inputs) -> dict[str, Any]:
-        from limbeck.evaluate.most_frequent import most_frequent
-
-        return most_frequent(
-            output,
-            samples=read_samples(inputs["data"], settings.split, settings.limit),
-            known=read_samples(inputs["data"], splits),
-        )
-
-    identity = {
-        "answers_of": splits,
-        "evaluate": settings.model_dump(mode="json", include={"split", "limit"}),
-    }
-    return graph.add(Stage("predictions", arm.id, "evaluate", identity, {"data": graph.data}, make))
-
-
-def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> Stage:
-    """Score the answers of all models."""
+def evaluation_stage(
+    graph: Graph, predictions: Sequence[tuple[Arm, Stage]], fidelity: Mapping[str, Stage]
+) -> Stage:
+    """Score the answers of all models; `fidelity` has the stages of those compared by tokens."""
     settings, design = graph.recipe.evaluate, graph.design
     arms = [(arm.id, arm.name, arm.seed) for arm, _ in predictions]
 
@@ -91,6 +72,7 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             settings=settings,
             ablation=ablation_of(design) if design else None,
+            fidelity={name: inputs[f"fidelity/{name}"] for name in fidelity},
         )
 
     identity: dict[str, Any] = {
@@ -102,7 +84,12 @@ def evaluation_stage(graph: Graph, predictions: Sequence[tuple[Arm, Stage]]) -> 
     }
     if design is not None:
         identity["ablation"] = asdict(design)
+    metrics = cast(Sequence[Metric], settings.metrics)
+    files = {one.key: graph.identify(one.content_key) for one in metrics}
+    if read := {key: content for key, content in files.items() if content is not None}:
+        identity["metrics_read"] = read
     reads = {"data": graph.data, **{arm.id: stage for arm, stage in predictions}}
+    reads |= {f"fidelity/{name}": stage for name, stage in fidelity.items()}
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
 
 
@@ -128,7 +115,7 @@ def benchmark_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
 
     identity = {
         "model": model.identity,
-        "benchmark": settings.model_dump(mode="json", exclude={"models"}),
+        "benchmark": settings.here(),
         "machine": machine(device_type, threads=settings.threads),
     }
     reads = {"data": graph.data, **model.reads("model")}
@@ -141,6 +128,7 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    served: Mapping[str, Stage],
     judge: Stage | None = None,
     public: Stage | None = None,
 ) -> None:
@@ -180,6 +168,7 @@ def report_stage(
                 judge=inputs.get("judge"),
                 public=inputs.get("public"),
                 served_teacher=graph.teacher.is_served,
+                served={name: inputs[f"served/{name}"] for name in served},
                 stages=[_made(store, stage) for stage in stages],
                 ablation=graph.design,
             ),
@@ -195,6 +184,7 @@ def report_stage(
             for number, stage in enumerate(chain)
         },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **{f"served/{name}": stage for name, stage in served.items()},
         **speaking,
         **({"judge": judge} if judge else {}),
         **({"public": public} if public else {}),
@@ -217,9 +207,12 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
     """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
 
-    A teacher that is served, or several, is left out unless it is listed, which is then refused. Of
-    an ablation's points those are timed whose model is not built like the recipe's student.
+    A teacher that is served, or several, is left out unless it is listed, which is then refused; a
+    server's is timed by itself where `benchmark.served` asks for it. Of an ablation's points those
+    are timed whose model is not built like the recipe's student.
     """
+    if model.served is not None and graph.recipe.benchmark.served:
+        return False
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     if not has_cost(arm.name) or first != arm:

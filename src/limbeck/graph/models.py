@@ -19,7 +19,7 @@ from limbeck.losses import Loss
 from limbeck.losses.feature_loss import FeatureLoss
 from limbeck.losses.verbalised import Verbalised
 from limbeck.recipe import Arm
-from limbeck.recipe.recipe import MOST_FREQUENT
+from limbeck.recipe.recipe import WITHOUT_MODEL
 from limbeck.stages import ModelOf, Stage
 
 Inputs = Mapping[str, Path]
@@ -44,12 +44,12 @@ def data_stage(graph: Graph) -> Stage:
 def model_of(graph: Graph, arm: Arm, teacher: TeacherOf, labels: Stage) -> TeacherOf | None:
     """What answers for an arm: the teacher, the student before training, or a trained student.
 
-    A blanked arm has the model of the arm that it blanks; the most frequent answer has none.
+    A blanked arm has the model of the arm that it blanks; floors that copy answers have none.
     """
     arm = arm.sighted
     if arm.name == "teacher":
         return teacher
-    if arm.name == MOST_FREQUENT:
+    if arm.name in WITHOUT_MODEL:
         return None
     initial = untrained(graph, arm, teacher)
     trained = student(graph, arm, initial, teacher, labels) if arm.trained else initial

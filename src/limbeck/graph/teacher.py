@@ -162,6 +162,7 @@ def require_one_model(answerer: TeacherOf) -> ModelOf:
         raise UsageError(
             f"{what} cannot be timed like one model that runs here",
             where="benchmark.models",
-            mend="list the other models there, or nothing",
+            mend="list the other models there, or nothing; what a client sees of a teacher with "
+            "backend: openai is timed with benchmark.served: true",
         )
     return answerer.model

@@ -135,11 +135,13 @@ def summarise(labels: Sequence[Label], settings: Labelling) -> dict[str, Any]:
     if unfit and (share > settings.checks.max_unfit_share or share == 1):
         common = ", ".join(f"{count}x {reason}" for reason, count in reasons.most_common(3))
         example = unfit[0]
+        raised = ", or raise the share" if share < 1 else ""
         raise TeacherError(
             f"{len(unfit)} of {len(labels)} answers are unfit ({common}), for example sample "
             f"{example.sample_id}: {example.text[:80]!r}",
             where="label.checks.max_unfit_share",
-            mend="mend the teacher or the prompt, raise label.max_new_tokens, or raise the share",
+            mend="mend the teacher or the prompt, raise label.max_new_tokens, loosen label.checks"
+            f"{raised}",
         )
     tokens = sum(row.tokens for row in labels if row.valid)
     answered = Counter(row.teacher for row in labels if row.teacher is not None)

@@ -58,6 +58,14 @@ class Metric(Component):
         options = {k: v for k, v in self.model_dump().items() if k != self.selector}
         return "|".join([self.key, *(f"{k}:{_word(v)}" for k, v in options.items())])
 
+    def content_key(self) -> Any:
+        """What identifies files that it reads beside the texts, for fingerprints; None: none.
+
+        Raises:
+            UsageError: they are not on this machine.
+        """
+        return None
+
     def applies_to(self, references: Sequence[str], sample: Sample | None) -> bool:
         """Whether a sample has what this metric compares with; others are left out and counted."""
         return bool(references) or not self.needs_references

@@ -33,7 +33,7 @@ from limbeck.store import Store
 from limbeck.teachers import Teacher
 
 SCALE_BYTES = 4
-SMALL = ("predictions", "evaluation", "benchmark", "report")
+SMALL = ("predictions", "evaluation", "judge", "public", "benchmark", "report")
 """Kinds of stages that hold text only."""
 
 
@@ -96,7 +96,7 @@ class Disk:
                 return StageDisk(unknown=str(error))
         if stage.kind in SMALL:
             return StageDisk(0.0)
-        if stage.kind == "data":
+        if stage.kind in ("data", "questions"):
             return StageDisk(unknown="the source's size is known when it was read")
         if stage.kind == "labels":
             return self._labels()

@@ -19,7 +19,7 @@ from limbeck.records import Sample
 from limbeck.stages import Stage
 from limbeck.teachers import Teacher
 
-WITHOUT_MODEL = ("data", "evaluation", "report")
+WITHOUT_MODEL = ("data", "evaluation", "questions", "public", "report")
 """Kinds of stages that load none."""
 
 
@@ -103,7 +103,7 @@ class Estimates:
             return StageMemory()
         works = self.workloads_of(kind, title)
         if not works:
-            served = not self._teachers and kind in ("labels", "predictions")
+            served = (not self._teachers and kind in ("labels", "predictions")) or kind == "judge"
             why = "a server's or another process's" if served else "no rule for this stage"
             return StageMemory(unknown=self._why or why)
         found = [self._one(work) for work in works]

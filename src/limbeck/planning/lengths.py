@@ -86,7 +86,7 @@ def lengths_of(
         prompt = max((v + t for v, t in zip(visuals, texts, strict=True)), default=0)
         answer = new_tokens or 0
         if references:
-            own = [_tokens(section, s.references[0]) + 2 for s in samples if s.references]
+            own = [text_tokens(section, s.references[0]) + 2 for s in samples if s.references]
             answer = min(max(own, default=answer or TEXT_TOKENS), answer or 10**9)
         assumed = ""
     if context is not None:
@@ -96,10 +96,11 @@ def lengths_of(
 
 def _text_tokens(section: ModelSection, sample: Sample) -> int:
     parts = [p["text"] for m in sample.messages for p in m["content"] if "text" in p]
-    return sum(_tokens(section, text) for text in parts) + TEMPLATE_TOKENS
+    return sum(text_tokens(section, text) for text in parts) + TEMPLATE_TOKENS
 
 
-def _tokens(section: ModelSection, text: str) -> int:
+def text_tokens(section: ModelSection, text: str) -> int:
+    """About how many tokens a text is to a model."""
     if section.build is not None and section.build.tokenizer == "word":
         return len(_WORDS.findall(text))
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)

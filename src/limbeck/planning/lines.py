@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-GIB = 2**30
 LARGEST_PARTS = 3
 
 
@@ -150,7 +149,7 @@ def _disk_line(need: dict[str, Any]) -> str:
     """What a cache will take, and of what that is the product."""
     known = f"unknown ({need['unknown']})"
     if need["bytes"] is not None:
-        known = f"{'at most' if need['at_most'] else 'about'} {need['bytes'] / GIB:,.3g} GiB"
+        known = f"{'at most' if need['at_most'] else 'about'} {size(need['bytes'])}"
     row, tokens, samples = (need[k] for k in ("bytes_per_token", "tokens_per_sample", "samples"))
     parts = [f"{row:,} bytes a token"] if row else []
     parts += [f"at most {tokens:,} tokens a sample"] if tokens else []

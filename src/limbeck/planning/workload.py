@@ -6,13 +6,13 @@ A workload belongs to the planned stage of its kind and title, which are those o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from limbeck.losses import Loss
-from limbeck.planning.lengths import Lengths, lengths_of
+from limbeck.planning.lengths import Lengths, lengths_of, text_tokens
 from limbeck.recipe import Arm, Recipe, arms_of
-from limbeck.recipe.recipe import MOST_FREQUENT, has_cost
+from limbeck.recipe.recipe import WITHOUT_MODEL, has_cost
 from limbeck.recipe.sections import Adapter, ModelSection, PartName, Training
 from limbeck.records import Sample
 from limbeck.teachers import Teacher
@@ -90,9 +90,9 @@ def workloads(recipe: Recipe, samples_of: SamplesOf) -> list[Workload]:
                 for one in arm.trainings()
                 for workload in _training(one, teachers, samples_of)
             ]
-        if arm.name != MOST_FREQUENT:
+        if arm.name not in WITHOUT_MODEL:
             found += _answering(arm, teachers, samples_of)
-    return found
+    return found + _judging(recipe, samples_of)
 
 
 def local_teachers(teacher: Teacher) -> list[ModelSection]:
@@ -262,6 +262,27 @@ def _answering(arm: Arm, teachers: Sequence[ModelSection], samples_of: SamplesOf
         batch = max(timed.batch_sizes)
         found.append(Workload("benchmark", arm.id, "answer", models[0], lengths, batch))
     return found
+
+
+def _judging(recipe: Recipe, samples_of: SamplesOf) -> list[Workload]:
+    """A judge of this process, which reads the answers beside the question."""
+    settings, judge = recipe.evaluate, recipe.evaluate.judge
+    models = local_teachers(cast(Teacher, judge.model)) if judge else []
+    if judge is None or not models:
+        return []
+    from limbeck.evaluate.judge.questions import prompt_texts
+
+    samples = samples_of(settings.split, settings.limit)
+    answers = settings.max_new_tokens * (2 if judge.mode == "pairwise" else 1)
+    told = sum(text_tokens(models[0], str(text)) for text in prompt_texts(judge).values())
+    gold = [text_tokens(models[0], " ".join(one.references)) for one in samples or ()]
+    lengths = lengths_of(models[0], samples, new_tokens=judge.max_new_tokens)
+    prompt = lengths.prompt + answers + told
+    prompt += max(gold, default=0) if judge.show_references else 0
+    lengths = replace(lengths, prompt=prompt, samples=None)
+    beside = tuple(models[1:])
+    batch = judge.batch_size
+    return [Workload("judge", "", "answer", models[0], lengths, batch, beside=beside)]
 
 
 def micro_batch(training: Training) -> int:

@@ -181,7 +181,8 @@ def value_text(value: JsonValue) -> str:
 
 def _words(values: Sequence[JsonValue]) -> list[str]:
     """The values as parts of a file name, no two alike."""
-    words = [re.sub(r"[^A-Za-z0-9.]+", "-", _signed(value_text(v))).strip("-.") for v in values]
+    texts = [re.sub(r"(\de)\+", r"\1", _signed(value_text(v))) for v in values]  # not 1e+18: 1e-18
+    words = [re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") for text in texts]
     words = [word if 0 < len(word) <= MAX_VALUE_CHARACTERS else "" for word in words]
     return [
         word if word and words.count(word) == 1 else f"v{number}"

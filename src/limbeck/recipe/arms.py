@@ -3,8 +3,8 @@
 An arm is the recipe with some fields overridden. The control (plain cross-entropy, same steps) is
 an arm that every recipe has; a seed list multiplies the trained arms; the teacher and the baseline
 (the student before training) are arms without training, as are the floors: any arm answering with
-every picture blanked (`student_blanked`), and the most frequent answer. Later stages see only a
-list of arms.
+every picture blanked (`student_blanked`), the most frequent answer, and that of the nearest
+training picture. Later stages see only a list of arms.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from limbeck.errors import UsageError
 from limbeck.recipe.component import Component
 from limbeck.recipe.loading import recipe_from, set_field
-from limbeck.recipe.recipe import MOST_FREQUENT, UNTRAINED, Recipe, sighted
+from limbeck.recipe.recipe import UNTRAINED, WITHOUT_MODEL, Recipe, sighted
 
 OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "phases", "grow")
 """What makes a student; all else is equal for all arms, so that they can be compared."""
@@ -102,7 +102,7 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
     chosen: list[Arm] = []
     for name in names if names is not None else _evaluated(recipe, points):
         base = sighted(name)
-        if base == "teacher" or name == MOST_FREQUENT:
+        if base == "teacher" or name in WITHOUT_MODEL:
             chosen.append(Arm(name, None, recipe))
         elif base == "baseline":
             student = recipe.student

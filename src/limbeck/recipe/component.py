@@ -172,6 +172,13 @@ def _plain(error: ErrorDetails) -> str:
         "string_type": "must be text (in quotes if it looks like a number)",
         "none_required": "must be null",
     }
+    context = error.get("ctx", {})
+    if error["type"] in ("too_short", "too_long"):
+        least, count = error["type"] == "too_short", context.get("actual_length")
+        limit = context["min_length" if least else "max_length"]
+        return f"must have at {'least' if least else 'most'} {limit} item(s), not {count}"
+    if error["type"] == "string_pattern_mismatch":
+        return f"must match {context['pattern']}"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return shapes.get(error["type"], message)
 

@@ -35,7 +35,11 @@ ArmName = Annotated[str, Field(pattern=NAME)]
 
 MOST_FREQUENT = "most_frequent"
 """The arm that looks at nothing: the most frequent answer of the training samples."""
-UNTRAINED = ("teacher", "baseline", MOST_FREQUENT)
+NEAREST_NEIGHBOUR = "nearest_neighbour"
+"""The arm that copies: the answer of the training sample with the nearest picture."""
+WITHOUT_MODEL = (MOST_FREQUENT, NEAREST_NEIGHBOUR)
+"""Floors that no model answers: they cannot be blanked, and cost nothing worth measuring."""
+UNTRAINED = ("teacher", "baseline", *WITHOUT_MODEL)
 """Arms without a training stage."""
 BUILT_IN = (*UNTRAINED, "student", "control")
 """Arms that every recipe has."""
@@ -50,7 +54,7 @@ def sighted(name: str) -> str:
 
 def has_cost(name: str) -> bool:
     """Whether an arm is a model of its own, with latency and memory to measure."""
-    return name != MOST_FREQUENT and sighted(name) == name
+    return name not in WITHOUT_MODEL and sighted(name) == name
 
 
 EARLIER_ROUND = re.compile(r"student_round[1-9][0-9]?")
@@ -126,17 +130,23 @@ class Recipe(Section):
                     where=f"arms.{name}",
                     mend="list it in evaluate.models",
                 )
-        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
-        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        _subset(self.evaluate.models, self.known_arms, "evaluate.models", "the known arms")
         ablated = [point.name for point in points]
-        known = (*BUILT_IN, *self.arms, *rounds, *ablated)
-        known = (*known, *(name + BLANKED for name in known if name != MOST_FREQUENT))
-        _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
             models = [name for name in (*self.evaluate.models, *ablated) if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self
+
+    @property
+    def known_arms(self) -> tuple[str, ...]:
+        """Names that `evaluate.models` may have."""
+        points = [] if self.ablate is None else self.ablate.all_points(self.arms)
+        # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
+        rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
+        known = (*BUILT_IN, *self.arms, *rounds, *(point.name for point in points))
+        known = tuple(dict.fromkeys(known))
+        return (*known, *(name + BLANKED for name in known if name not in WITHOUT_MODEL))
 
     def _is_evaluated(self, name: str) -> bool:
         return bool({name, name + BLANKED} & set(self.evaluate.models))

@@ -16,6 +16,8 @@ from limbeck.recipe.labelling import Labelling as Labelling
 from limbeck.recipe.labelling import SharePrefix
 
 MetricField = Annotated[SerializeAsAny[Component], component_field("limbeck.metrics", "kind")]
+ServerField = Annotated[SerializeAsAny[Component], component_field("limbeck.teachers", "backend")]
+ServerName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 _METRICS: Any = ("rouge_l", "bleu", "chrf", "cider_d", "exact_match", "token_f1")
 Beta = Annotated[float, Field(ge=0, lt=1)]
 PartName = Literal["vision_tower", "projector", "language_model", "head"]
@@ -308,7 +310,18 @@ class Evaluation(Section):
     models: tuple[str, ...] = Field(
         default=("teacher", "student", "baseline", "control"),
         description="arms: teacher, student, baseline, control, those of `arms`; floors: any of "
-        "them with _blanked after it (pictures blanked), most_frequent (answer in training)",
+        "them with _blanked after it (pictures blanked), most_frequent (answer in training), "
+        "nearest_neighbour (answer of the nearest training picture)",
+    )
+    neighbour_features: Literal["auto", "teacher", "baseline"] = Field(
+        default="auto",
+        description="whose vision tower says which picture is nearest, for nearest_neighbour; "
+        "auto: the teacher's where it runs here as one model",
+    )
+    fidelity: bool = Field(
+        default=False,
+        description="measure token agreement with the teacher and KL divergence from it along its "
+        "answers: each compared model reads them once; needs a teacher that scores answers",
     )
     metrics: tuple[MetricField, ...] = Field(
         default=_METRICS,
@@ -341,6 +354,29 @@ class Benchmark(Section):
     repeats: int = Field(default=3, gt=0, description="passes over those samples")
     warmup: int = Field(default=2, ge=0, description="generations before the first counted one")
     threads: int | None = Field(default=None, gt=0, description="CPU threads; default: torch's")
+    cold_start: bool = Field(
+        default=True,
+        description="drop the model's files from the page cache, and time the first start",
+    )
+    served: bool = Field(
+        default=False, description="time a teacher behind a server, too; costs requests"
+    )
+    servers: dict[ServerName, ServerField] = Field(
+        default={},
+        description="more models behind servers to be timed: name -> a teacher with backend: "
+        "openai; costs requests",
+    )
+    concurrency: tuple[Annotated[int, Field(gt=0)], ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="of served models: requests under way at once; default: 1 and the server's "
+        "own limit",
+    )
+
+    def here(self) -> dict[str, Any]:
+        """What a model that runs here is timed by, as plain values."""
+        of_others = {"models", "served", "servers", "concurrency"}
+        return self.model_dump(mode="json", exclude=of_others)
 
 
 class ReportSection(Section):

@@ -47,7 +47,11 @@ def answers_of(results: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _choice(results: Mapping[str, Any], found: Mapping[str, str]) -> tuple[str, str]:
     """The recommendation, and whether it is good news."""
-    quality, name = found["teacher"], _metric(results)["name"]
+    metric = _metric(results)
+    quality, name = found["teacher"], metric["name"]
+    own = arm_scores(results["evaluation"], "student", metric["kind"])
+    if metric["higher_is_better"] and own is not None and not own["mean"]:
+        return f"Not this student: its {name} is 0, so it has learnt nothing yet.", "worse"
     unlooking = [
         row["arm"]
         for row in results["floors"]

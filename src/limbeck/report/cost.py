@@ -16,6 +16,8 @@ WITHOUT_DIRECTION = ("new_tokens_mean", "runtime_memory_mib")
 """Conditions rather than costs: neither more nor less of them is better."""
 SIZES = ("parameters", "disk_bytes")
 CONDITIONS = ("precision", "runtime", "machine")
+SAME = ("regime", "name", "unit", "memory_kind", "covers")
+"""What has to be equal for two measurements to be of the same quantity."""
 NATURAL, FIXED = "natural_length/batch_1", "fixed_length/batch_1"
 
 
@@ -109,7 +111,7 @@ def gain(teacher: dict[str, Any] | None, arm: dict[str, Any] | None) -> dict[str
         return None
     if arm["name"] in WITHOUT_DIRECTION:
         return None
-    if any(teacher.get(k) != arm.get(k) for k in ("regime", "name", "unit", "memory_kind")):
+    if any(teacher.get(k) != arm.get(k) for k in SAME):
         return None
     more_is_better = arm["name"] in HIGHER_IS_BETTER
     above, below = (arm, teacher) if more_is_better else (teacher, arm)

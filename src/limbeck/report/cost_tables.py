@@ -16,6 +16,7 @@ from limbeck.report.format import (
     spread,
     times,
 )
+from limbeck.report.measured_tables import energy_missing, own_table
 from limbeck.report.table import Cell, Results, Table
 
 MEASUREMENT_NAMES = {
@@ -35,6 +36,14 @@ MEASUREMENT_NAMES = {
     "runtime_memory_mib": "memory of the runtime alone",
     "model_memory_mib": "memory the loaded model adds",
     "weights_mib": "weights",
+    "import_seconds": "importing libraries",
+    "pictures_ms": "opening pictures",
+    "processor_ms": "processor",
+    "input_ms": "inputs to the model",
+    "vision_ms": "vision tower",
+    "prefill_ms": "prefill",
+    "inter_token_ms": "a further token",
+    "cost_per_thousand_samples": "cost of 1,000 samples",
 }
 
 
@@ -77,7 +86,9 @@ def savings_table(results: Results) -> Table:
 def benchmark_tables(results: Results) -> list[Table]:
     """One table per regime: measurements down, arms across."""
     costs = results["costs"]
-    regimes = dict.fromkeys(m["regime"] for c in costs.values() for m in c["measurements"])
+    regimes = dict.fromkeys(
+        m["regime"] for c in costs.values() for m in c["measurements"] if not own_table(m["regime"])
+    )
     tables = []
     for regime in regimes:
         names = dict.fromkeys(
@@ -89,6 +100,7 @@ def benchmark_tables(results: Results) -> list[Table]:
                 *(_measured_cell(costs_of.measured(cost, regime, name)) for cost in costs.values()),
             )
             for name in names
+            if "joules" not in name
         ]
         found = [
             m for cost in costs.values() for m in cost["measurements"] if m["regime"] == regime
@@ -126,7 +138,8 @@ def machines_table(results: Results) -> Table:
             )
         )
     columns = ("arm", "device", "processor", "threads", "memory", "precision", "runtime")
-    return Table("machines", "Where it was measured", columns, tuple(rows))
+    note = energy_missing(results["benchmark"])
+    return Table("machines", "Where it was measured", columns, tuple(rows), note)
 
 
 def _gain(found: Mapping[str, Any] | None, name: str) -> str:

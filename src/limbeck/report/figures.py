@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from limbeck.recipe.recipe import MOST_FREQUENT, sighted
+from limbeck.recipe.recipe import WITHOUT_MODEL, sighted
 from limbeck.report import cost as costs_of
 from limbeck.report.format import (
     condition,
@@ -132,7 +132,7 @@ def difference_plot(results: Results) -> Markup | None:
                 found["high"],
                 seeds,
                 f"{label}: {text}; {why}",
-                may_leave=arm in ("baseline", MOST_FREQUENT) or sighted(arm) != arm,
+                may_leave=arm in ("baseline", *WITHOUT_MODEL) or sighted(arm) != arm,
             )
         )
     if not bars:

@@ -1,7 +1,8 @@
 """Floors: what the arms score without looking, and whether they beat that. Pure functions.
 
 A model that does not beat itself with blanked pictures is not looking at them; a teacher that does
-not beat the most frequent answer is not worth distilling.
+not beat the most frequent answer, or the answer that went with the most similar training picture,
+is not worth distilling.
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from limbeck.recipe.recipe import BLANKED, MOST_FREQUENT, UNTRAINED
+from limbeck.recipe.recipe import BLANKED, MOST_FREQUENT, NEAREST_NEIGHBOUR, UNTRAINED
 from limbeck.report.format import decimal, interval, percent, score_decimals
 from limbeck.report.verdict import arm_scores, difference, outcome
 
+COPIES = {
+    MOST_FREQUENT: "The most frequent answer in training",
+    NEAREST_NEIGHBOUR: "The answer of the nearest training picture",
+}
+"""Floors that no model answers, in words."""
 SHARE_RIGHT = "exact_match"
 """The metric whose value is a share of right answers, and is said so."""
 
@@ -28,8 +34,8 @@ def floors(scores: Mapping[str, Any], metric: Mapping[str, Any] | None) -> list[
         return []
     arms = [arm["arm"] for arm in scores["arms"]]
     pairs = [(arm, arm + BLANKED) for arm in arms if arm + BLANKED in arms]
-    if MOST_FREQUENT in arms:
-        pairs += [(arm, MOST_FREQUENT) for arm in arms if _may_beat(arm)]
+    copied = [floor for floor in COPIES if floor in arms]
+    pairs += [(arm, floor) for floor in copied for arm in arms if _may_beat(arm)]
     found = [_against(scores, metric, arm, floor) for arm, floor in pairs]
     return [row for row in found if row is not None]
 
@@ -78,15 +84,15 @@ def _facts(metric: Mapping[str, Any], arm: str, floor: str, values: list[float])
     digits = score_decimals(values)
     own, low = (percent(v) if shares else decimal(v, digits) for v in values)
     of = "" if shares else f" in {metric['name']}"
-    if floor == MOST_FREQUENT:
+    if floor in COPIES:
         verb = "is right in" if shares else "scores"
-        return f"The most frequent answer in training {verb} {low}{of}, the {arm} {own}"
+        return f"{COPIES[floor]} {verb} {low}{of}, the {arm} {own}"
     verb, right = ("answers", " right") if shares else ("scores", "")
     return f"With blanked pictures the {arm} {verb} {low}{right}{of} against {own} with them"
 
 
 def _meaning(arm: str, floor: str, judged: str) -> str:
-    if floor == MOST_FREQUENT:
+    if floor in COPIES:
         better, rest = f"the {arm} beats it", f"the {arm} does not beat it"
         if arm == "teacher":
             rest += " and is not worth distilling"

@@ -6,6 +6,7 @@ the model card of the weights on this machine. Nothing is fetched.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from limbeck.errors import LimbeckError
 from limbeck.models.source import model_folder
 
 UNKNOWN = "not recorded"
+CARD = "its model card"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+MADE_HERE = "none: no weights of others"
 
 
 def licences_of(recipe: Mapping[str, Any], data_facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -49,14 +53,24 @@ def licences_of(recipe: Mapping[str, Any], data_facts: Mapping[str, Any]) -> lis
 def _model_rows(of: str, section: Mapping[str, Any]) -> list[dict[str, Any]]:
     if section.get("build"):
         name = f"{section['build'].get('family', 'a model')}, made here"
-        return [_row(of, name, "none: no weights of others", "random weights of a configuration")]
+        return [_row(of, name, MADE_HERE, "random weights of a configuration")]
     if compose := section.get("compose"):
         parts = [(compose[p], compose.get(f"{p}_revision")) for p in ("vision", "language")]
     elif section.get("model"):
         parts = [(section["model"], section.get("revision"))]
     else:
         return [_row(of, "not recorded", None, "")]
-    return [_row(of, name, _of_card(name, revision), "its model card") for name, revision in parts]
+    return [
+        _row(of, hub_id(name) or f"local folder {Path(name).name}", _of_card(name, at), CARD)
+        for name, at in parts
+    ]
+
+
+def hub_id(name: Any) -> str | None:
+    """The name where it is a repository of the hub; folders of this machine are not named."""
+    if not isinstance(name, str) or not HUB_ID.fullmatch(name) or Path(name).is_dir():
+        return None
+    return name
 
 
 def _of_card(name: str, revision: str | None) -> str | None:

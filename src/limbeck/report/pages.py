@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from limbeck.report import figures
 from limbeck.report.format import count, percent
+from limbeck.report.model_card import card_of
 from limbeck.report.plots import colours
 from limbeck.report.sections import basis, sections_of
 from limbeck.report.table import Results
@@ -67,6 +68,12 @@ def markdown_page(results: Results, gallery: Mapping[str, Any]) -> str:
     sections = [one for one in sections_of(results, gallery) if one.in_markdown]
     template = environment(html=False).get_template("README.md.jinja")
     text = template.render(results=results, basis=basis(results), sections=sections)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def model_card(results: Results) -> str:
+    """The student's model card, see `limbeck.report.model_card`."""
+    text = environment(html=False).get_template("model_card.md.jinja").render(card_of(results))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 

@@ -47,7 +47,10 @@ class ReportModel:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from: the recipe and the folders of the finished stages."""
+    """What a report is made from: the recipe and the folders of the finished stages.
+
+    `served` holds benchmarks of models behind servers, which are no model's cost.
+    """
 
     name: str
     recipe: dict[str, Any]
@@ -59,6 +62,7 @@ class ReportInputs:
     judge: Path | None = None
     public: Path | None = None
     served_teacher: bool = False
+    served: Mapping[str, Path] = field(default_factory=dict)
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
     ablation: Design | None = None
 
@@ -100,6 +104,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
             if teacher and arm != "teacher"
         },
         "benchmark": benchmarks,
+        "served": {name: read_json(path / "results.json") for name, path in inputs.served.items()},
         "training": training,
         "verbalisers": {
             name: manifest_of(folder).get("summary", {})
@@ -119,9 +124,11 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
     results["failures"] = failures_of(inputs.evaluation, scores, metric)
     results["warnings"] = warnings_of(results)
     if served and costs:
+        timed = "teacher" in results["served"]
+        how = "what was timed includes its server and the network" if timed else "it was not timed"
         results["warnings"].append(
-            "the teacher is served: its size is unknown and it was not timed, so that nothing is"
-            " said about savings against it"
+            f"the teacher is served: its size is unknown and {how}, so that nothing is said about"
+            " savings against it"
         )
     results["answers"] = answers_of(results)
     return clean(results)

@@ -18,6 +18,8 @@ from limbeck.report import (
     failure_tables,
     figures,
     judge_tables,
+    likeness_tables,
+    measured_tables,
     public_tables,
     score_tables,
 )
@@ -100,6 +102,10 @@ def quality(results: Results) -> Section:
         score_tables.differences_table(results),
         score_tables.lengths_table(results),
         *score_tables.group_tables(results),
+        *likeness_tables.group_means_tables(results),
+        likeness_tables.text_agreement_table(results),
+        likeness_tables.fidelity_table(results),
+        Folded("Where lengths are alike", present(likeness_tables.matched_pairs_table(results))),
         public_tables.public_table(results),
         Folded(others.caption, present(others)),
         Folded("Every model and seed on its own", present(score_tables.seeds_table(results))),
@@ -152,14 +158,16 @@ def failures(results: Results) -> Section | None:
 def cost(results: Results) -> Section:
     """Every measurement of the benchmark."""
     tables = cost_tables.benchmark_tables(results)
+    measured = measured_tables.measured_tables(results)
     intro = (
         "Each model was measured alone in a process of its own. Fixed length gives the cost of a "
         "token, natural length what a user waits for."
     )
-    if not tables:
+    if not tables and not measured:
         return Section("cost", "Cost", "Cost", "Nothing was benchmarked.", ())
     parts = present(
         *tables[:1],
+        *measured,
         *(Folded(table.caption, present(table)) for table in tables[1:]),
         cost_tables.machines_table(results),
     )

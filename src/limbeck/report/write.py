@@ -1,4 +1,4 @@
-"""The report stage: `index.html`, `README.md` and `results.json` from finished stages' files."""
+"""The report stage: pages, Markdown, model card and `results.json` from finished stages' files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.report.gallery import gallery_of
-from limbeck.report.pages import html_page, markdown_page
+from limbeck.report.pages import html_page, markdown_page, model_card
 from limbeck.report.results import ReportInputs, ReportModel, assemble
 from limbeck.store import write_atomic
 
@@ -27,6 +27,7 @@ def write_report(output: Path, inputs: ReportInputs) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "results.json", _json(results))
     write_atomic(output / "README.md", markdown_page(results, gallery))
+    write_atomic(output / "model_card.md", model_card(results))
     write_atomic(output / "index.html", page)
     return {
         "verdict": results["verdict"]["sentence"],

@@ -17,9 +17,13 @@ class Account:
         server: with its prices and caps.
         ledger: where what was used is kept.
         job: whose account it is.
+        keeps_replies: a reply answers later calls of its key; else only what it cost is kept.
     """
 
-    def __init__(self, server: Server, ledger: Ledger, job: str) -> None:
+    def __init__(
+        self, server: Server, ledger: Ledger, job: str, *, keeps_replies: bool = True
+    ) -> None:
+        self._keeps_replies = keeps_replies
         self._server, self._ledger, self._job = server, ledger, job
         self.running = 0
         """Calls under way, retries and pauses included."""
@@ -74,7 +78,8 @@ class Account:
         cost = self._server.cost(reply.prompt_tokens or 0, reply.answer_tokens or 0)
         if reply.prompt_tokens is None and reply.failure is None:
             cost = self._expected()  # the server does not say
-        self._record(key, requests, retries, cost, reply=reply)
+        kept = reply if self._keeps_replies else None
+        self._record(key, requests, retries, cost, reply=kept, tokens_of=reply)
 
     def lost(self, key: str, failed: TryAgain, *, requests: int, retries: int) -> None:
         """Keep what attempts that failed have cost, or may have."""

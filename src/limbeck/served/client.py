@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from limbeck.errors import TeacherError
 from limbeck.served.account import Account
@@ -22,6 +22,8 @@ MAX_EMPTY_ANSWERS = 2
 
 LONGEST_WAIT_SECONDS = 600.0
 """A server that asks to wait longer is left alone."""
+
+Exchanged = TypeVar("Exchanged")
 
 
 @dataclass(frozen=True)
@@ -131,12 +133,22 @@ class Client:
 
     async def _send(self, content: bytes, tail: int | None) -> Reply:
         """One attempt."""
+        sent = self._http.post(self._server.base_url + PATH, content=content)
+        response = await self._in_time(sent)
+        body = self._clear(response.content)
+        refused = self._judged(response, body)
+        if refused is not None:
+            return refused
+        return await asyncio.to_thread(reply_from, body, tail=tail)  # may be megabytes
+
+    async def _in_time(self, exchange: Coroutine[Any, Any, Exchanged]) -> Exchanged:
+        """What an exchange with the server gives; the network's errors in our words."""
         import httpx2
 
         seconds = self._server.timeout_seconds
         try:
             async with asyncio.timeout(seconds):
-                response = await self._http.post(self._server.base_url + PATH, content=content)
+                return await exchange
         except (TimeoutError, httpx2.TimeoutException):
             # A server may go on, and ask money for, what nobody waits for any more.
             raise TryAgain(f"no response in {seconds:g} s", "server", billed=True) from None
@@ -145,17 +157,16 @@ class Client:
         except httpx2.RequestError as error:
             reason = f"the connection broke ({type(error).__name__})"
             raise TryAgain(reason, "server", billed=True) from None
-        body = self._clear(response.content)
-        judged = judge_status(
+
+    def _judged(self, response: Any, body: bytes) -> Reply | None:
+        """As `judge_status`, of a response and its body."""
+        return judge_status(
             response.status_code,
             {name.lower(): value for name, value in response.headers.items()},
             body,
             address=self._server.base_url,
             now=time.time(),
         )
-        if judged is not None:
-            return judged
-        return await asyncio.to_thread(reply_from, body, tail=tail)  # may be megabytes
 
     def _clear(self, said: Any) -> Any:
         """Text or bytes without the key, whoever put it there."""

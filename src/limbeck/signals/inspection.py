@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from limbeck.data.labels import TOKENIZER
 from limbeck.errors import DataError
 from limbeck.signals import hidden_coding, top_k_coding
-from limbeck.signals.cache import read_index
+from limbeck.signals.cache import INDEX, read_index
 from limbeck.signals.hidden import HiddenReader
 from limbeck.signals.reader import SignalReader
+from limbeck.store import MANIFEST
 
 ALTERNATIVES = 5
 """Tokens shown for every position of a sample."""
@@ -33,6 +34,12 @@ def inspect_cache(folder: Path, sample_id: str | None = None) -> dict[str, Any]:
     Raises:
         DataError: the folder holds no finished cache, the cache is damaged, or lacks the sample.
     """
+    if not folder.is_dir() or ((folder / MANIFEST).exists() and not (folder / INDEX).exists()):
+        raise DataError(
+            "holds no cached distributions",
+            where=str(folder),
+            mend="give work/labels/FINGERPRINT of a recipe with label.signal: top_k or hidden",
+        )
     index = read_index(folder)
     reader = _open(folder, index["format"])
     shards = [

@@ -133,15 +133,7 @@ class _Open(OpenTeacher):
 
         self._section = section
         self._identity = section.identity()
-        self._pictures = Pictures(
-            data,
-            section.image_transport,
-            section.image_url_field,
-            section.image_format,
-            section.jpeg_quality,
-            section.min_pixels,
-            section.max_pixels,
-        )
+        self._pictures = pictures_of(section, data)
         self._vocabulary = None
         if section.tokenizer is not None:
             folder = tokenizer_folder(section.tokenizer, section.tokenizer_revision)
@@ -329,9 +321,28 @@ class _Open(OpenTeacher):
         messages = chat_messages(sample.messages, self._pictures.urls(sample, blank=blank))
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        body = {"model": self._section.model, "messages": messages, **fields}
-        body |= self._section.extra_body
-        return {name: value for name, value in body.items() if value is not None}
+        return request_body(self._section, messages, fields)
+
+
+def pictures_of(section: OpenAI, data: Path) -> Pictures:
+    """How pictures travel to this server; `data` is the folder that holds them."""
+    return Pictures(
+        data,
+        section.image_transport,
+        section.image_url_field,
+        section.image_format,
+        section.jpeg_quality,
+        section.min_pixels,
+        section.max_pixels,
+    )
+
+
+def request_body(
+    section: OpenAI, messages: Sequence[dict[str, Any]], fields: dict[str, Any]
+) -> dict[str, Any]:
+    """The JSON of a request, with what the recipe adds to every one."""
+    body = {"model": section.model, "messages": messages, **fields, **section.extra_body}
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _scored(along: Along) -> ScoredAnswer:

@@ -309,7 +309,7 @@ def live_features(
 
     samples = {example.sample.id: example.sample for example in examples}
     own = shape_of(student.base.config)
-    taps = [theirs for loss in losses for _, theirs in loss.pairs(own, session.shape)]
+    taps = [tap for loss in losses for tap in loss.teacher_taps(own, session.shape)]
 
     def features_of(ids: Sequence[str], answers: Sequence[Sequence[int]]) -> Features:
         texts = [text_of(i, answer) for i, answer in zip(ids, answers, strict=True)]
