@@ -95,6 +95,13 @@ def test_a_second_run_makes_nothing(folder: Path, finished: dict[str, Any]):
     assert not any(row["cached"] for row in finished["stages"])
 
 
+def test_the_list_of_runs_leads_to_the_study(folder: Path, finished: dict[str, Any]):
+    done = CliRunner().invoke(app, ["runs", str(folder / "work")])
+    assert done.exit_code == 0, done.output
+    assert "encoder study" in done.output
+    assert "cannot be read" not in done.output
+
+
 def test_a_killed_training_goes_on_to_the_same_bytes(
     folder: Path, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):

@@ -101,6 +101,7 @@ def assemble(
         + (f"{len(failures)} guards fired." if failures else "No guard fired.")
     )
     return {
+        "study": "encoder",
         "name": recipe.name,
         "verdict": verdict,
         "epochs": list(recipe.training.epochs),

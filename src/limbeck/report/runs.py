@@ -121,7 +121,9 @@ def _read(folder: Path) -> dict[str, Any]:
         recipe = read_json(folder / "run.json")["recipe"]
         if (folder / "results.json").is_file():
             results = read_json(folder / "results.json")
-            if missing := {"evaluation", "costs", "verdict", "headline"} - results.keys():
+            if study := results.get("study"):
+                results, problem = None, f"{study} study, see {folder / 'report' / 'index.html'}"
+            elif missing := {"evaluation", "costs", "verdict", "headline"} - results.keys():
                 raise DataError(f"lacks {', '.join(sorted(missing))}")
         else:
             problem = "no report yet"
