@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import performance_page
+import planning_page
 
 from limbeck.recipe.reference import reference_page
 from limbeck.report import cost as costs
@@ -48,6 +49,9 @@ def pages(root: Path = ROOT, results: Path = RESULTS) -> dict[Path, str]:
         rendered[root / "docs" / "demo-results.md"] = results_page(kept)
     if (speed := performance_page.performance_page(BENCHMARKS)) is not None:
         rendered[root / "docs" / "performance.md"] = speed
+    page = root / "docs" / "planning.md"
+    if page.is_file():
+        rendered[page] = planning_page.planning_page(page, BENCHMARKS)
     return rendered
 
 
@@ -182,6 +186,7 @@ def main() -> None:
         adopt(arguments.adopt)
     if arguments.adopt_benchmarks:
         performance_page.adopt(arguments.adopt_benchmarks, BENCHMARKS, arguments.remark)
+        planning_page.adopt(arguments.adopt_benchmarks, BENCHMARKS, arguments.remark)
     drifted = [
         (path, text)
         for path, text in pages().items()

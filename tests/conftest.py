@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_models import tiny_build
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
@@ -65,25 +67,6 @@ def taught_model(screens: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         device="cpu",
     )
     return folder / "trained" / "student"
-
-
-def tiny_build(**changes: object):
-    from limbeck.recipe.sections import Build
-
-    sizes = {
-        "family": "qwen2_vl",
-        "hidden_size": 32,
-        "layers": 2,
-        "heads": 4,
-        "key_value_heads": 2,
-        "intermediate_size": 48,
-        "vision_hidden_size": 32,
-        "vision_layers": 1,
-        "vision_heads": 2,
-        "image_mean": 0.9,
-        "image_std": 0.35,
-    }
-    return Build.model_validate({**sizes, **changes})
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ DEMO = str(RECIPES / "demo.yaml")
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "sacrebleu", "matplotlib", "peft"}
 COMMANDS = [
     *("run", "plan", "data", "label", "train", "evaluate", "benchmark", "report"),
+    "public",
     *("demo", "new", "schema", "doctor", "cache", "labels"),
 ]
 

@@ -322,8 +322,27 @@ def test_a_damaged_stage_is_refused_where_it_is_read(
             ["training.head_gradient_tolerance", "CrossTokenizer", "whole logits"],
         ),
         (
-            {"arms": {"x": {"data.seed": 3}}, "evaluate__models": ["student", "x"]},
-            ["data.seed", "arms.x"],
+            {"arms": {"x": {"evaluate.limit": 3}}, "evaluate__models": ["student", "x"]},
+            ["evaluate.limit", "arms.x", "the recipe's own data"],
+        ),
+        (
+            {"arms": {"x": {"label.signal": "none"}}, "evaluate__models": ["student", "x"]},
+            ["arms.x.losses.1", "label.signal is none"],
+        ),
+        (
+            {
+                "arms": {
+                    "x": {
+                        "teacher": {
+                            "backend": "openai",
+                            "base_url": "http://127.0.0.1:9/v1",
+                            "model": "m",
+                        }
+                    }
+                },
+                "evaluate__models": ["student", "x"],
+            },
+            ["arms.x.label", "this teacher cannot"],
         ),
     ],
 )

@@ -219,6 +219,14 @@ def test_every_test_file_mirrors_the_tree():
     assert folders <= packages | families
 
 
+def test_no_two_test_files_have_one_name():
+    """Files without a package around them are imported by their name alone."""
+    names = [
+        p.name for p in (ROOT / "tests").rglob("*.py") if p.stem not in ("conftest", "__init__")
+    ]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
 def test_every_dependency_is_pinned_and_nothing_local_is():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if not line.startswith("#")]

@@ -35,6 +35,7 @@ class PlannedStage:
     stage: Stage
     done: bool
     folder: Path
+    needs: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
@@ -45,18 +46,24 @@ class PlannedStage:
             "fingerprint": self.stage.fingerprint,
             "folder": str(self.folder),
             "done": self.done,
+            **self.needs,
         }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would run; `problems` are reasons why it could not."""
+    """What would run; `problems` are reasons why it could not.
+
+    `needs` has the machine, whether the run fits it, and what would make it fit; each stage its
+    own memory, disk and time (`limbeck.planning`).
+    """
 
     name: str
     stages: list[PlannedStage]
     problems: list[LimbeckError]
     visual_budgets: dict[str, dict[str, Any]]
     disk: list[dict[str, Any]]
+    needs: dict[str, Any]
 
     def describe(self) -> dict[str, Any]:
         """As plain values."""
@@ -66,6 +73,7 @@ class Plan:
             "problems": [str(problem) for problem in self.problems],
             "visual_budgets": self.visual_budgets,
             "disk": self.disk,
+            "needs": self.needs,
         }
 
 
@@ -92,27 +100,49 @@ Event = Callable[[str, Stage], None]
 """Called with "cached", "start" or "done" and the stage."""
 
 
-def build_plan(recipe: Recipe, *, until: Command | None = None) -> Plan:
+def build_plan(
+    recipe: Recipe,
+    *,
+    until: Command | None = None,
+    gpu: str | None = None,
+    ram: str | None = None,
+    measure: bool = False,
+) -> Plan:
     """The stages that a run would make, without loading a model or touching the work folder.
 
     A model that is not on this machine is a problem of the plan; what depends on it is left out.
+
+    Args:
+        recipe: of the run.
+        until: the last stages to plan; None plans all.
+        gpu: plan for such a card, "24GiB", or several, "4x80GiB"; None plans for this machine.
+        ram: plan for a machine with so much memory and no GPU.
+        measure: find out how long stages take by a micro-run, in a process and a folder of its own.
     """
     from limbeck.graph import graph_of
     from limbeck.graph.budget import visual_budgets
     from limbeck.graph.disk import disk_needs
+    from limbeck.planning.machine import machine_of
+    from limbeck.planning.micro_run import micro_run
+    from limbeck.planning.needs import needs_of
 
     graph = graph_of(recipe)
     store = Store(Path(recipe.work))
     data = store.folder(graph.data.kind, graph.data.fingerprint)
     counted = data if store.is_complete(graph.data.kind, graph.data.fingerprint) else None
+    stages = _until(graph.stages, until)
+    machine = machine_of(graph.device, gpu, ram)
+    times = micro_run(recipe, graph.stages, store, graph.problems) if measure else None
+    needs = needs_of(recipe, stages, store, counted, machine, times)
     planned = [
         PlannedStage(
-            s, store.is_complete(s.kind, s.fingerprint), store.folder(s.kind, s.fingerprint)
+            s, store.is_complete(s.kind, s.fingerprint), store.folder(s.kind, s.fingerprint), own
         )
-        for s in _until(graph.stages, until)
+        for s, own in zip(stages, needs.stages, strict=True)
     ]
     disk = disk_needs(recipe, counted)
-    return Plan(recipe.name, planned, graph.problems, visual_budgets(recipe), disk)
+    budgets = visual_budgets(recipe)
+    return Plan(recipe.name, planned, graph.problems, budgets, disk, needs.summary)
 
 
 def run(

@@ -15,26 +15,32 @@ from typing import Any, Literal, TypeVar
 from limbeck.recipe.sections import ModelSection
 from limbeck.store import fingerprint
 
-Command = Literal["data", "label", "train", "evaluate", "benchmark", "report"]
-COMMANDS: tuple[Command, ...] = ("data", "label", "train", "evaluate", "benchmark", "report")
+Command = Literal["data", "label", "train", "evaluate", "public", "benchmark", "report"]
+COMMANDS: tuple[Command, ...] = (
+    *("data", "label", "train", "evaluate", "public", "benchmark", "report"),
+)
 
 MODEL = "model"
 """Sub-folder of a stage that makes a model before any training."""
 
 FORMAT_VERSIONS = {
     "data": 2,
+    "held_out": 1,
     "models": 1,
     "teacher": 2,
     "labels": 4,
     "features": 1,
-    "verbalisers": 1,
+    "verbalisers": 2,
     "student": 2,
     "predictions": 1,
     "teacher_signal": 1,
     "fidelity": 1,
     "evaluation": 3,
+    "judge": 1,
+    "questions": 1,
+    "public": 1,
     "benchmark": 1,
-    "report": 2,
+    "report": 3,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 

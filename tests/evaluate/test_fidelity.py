@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from limbeck.data.samples import read_samples
+from limbeck.evaluate.bootstrap import interval
 from limbeck.evaluate.fidelity import FIDELITY, compare_with_teacher
 from limbeck.evaluate.fidelity_scores import fidelity_scores
-from limbeck.evaluate.bootstrap import interval
 from limbeck.evaluate.predict import predict
 from limbeck.evaluate.teacher_signal import keep_teacher_signal
 from limbeck.recipe.sections import Evaluation

@@ -61,7 +61,9 @@ def write_stages(
             _write_training(training, model, steps, chance)
         benchmark = root / "benchmark" / model.id
         _write_benchmark(benchmark, model.arm)
-        full.append(ReportModel(model.id, model.arm, model.seed, training, benchmark))
+        full.append(
+            ReportModel(model.id, model.arm, model.seed, [training] if training else [], benchmark)
+        )
     labels = {
         "labels": 300,
         "valid": 297,

@@ -208,7 +208,7 @@ def test_markdown_text_stays_in_its_cell():
 
 def test_missing_arms_and_benchmarks_leave_a_page_that_says_so(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=8, arms=("student",), seeds=(0,))
-    bare = [type(m)(m.id, m.arm, m.seed, m.training, None) for m in inputs.models]
+    bare = [type(m)(m.id, m.arm, m.seed, m.trainings, None) for m in inputs.models]
     inputs = ReportInputs(**{**vars(inputs), "models": bare, "labels": None, "stages": ()})
     summary = write_report(tmp_path / "report", inputs)
     assert set(summary["outcomes"].values()) == {"not_measured"}
@@ -242,11 +242,33 @@ def test_large_pictures_become_thumbnails(tmp_path):
 
 def test_a_limited_gallery_is_spread_over_the_evaluation(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=40, gallery=10)
-    assert write_report(tmp_path / "report", inputs)["gallery_samples"] == 10
+    shown = write_report(tmp_path / "report", inputs)["gallery_samples"]
     gallery = gallery_of(tmp_path / "report")
-    assert [sample["index"] for sample in gallery["samples"]] == list(range(0, 40, 4))
+    worst = json.loads((tmp_path / "report" / "results.json").read_text())["failures"]["samples"]
+    failing = {int(row["id"].removeprefix("screen-")) for row in worst}
+    spread = set(range(0, 40, 4))
+    assert failing - spread
+    assert [s["index"] for s in gallery["samples"]] == sorted(spread | failing)
     assert gallery["total"] == 40
-    assert "10 of 40 evaluated samples, evenly spaced" in "".join(page_of(tmp_path / "report").text)
+    text = "".join(page_of(tmp_path / "report").text)
+    assert f"{shown} of 40 evaluated samples, evenly spaced over the evaluation" in text
+    assert f"but for the {len(failing - spread)} on which the student is furthest behind" in text
+
+
+def test_many_pictures_are_made_smaller_so_that_the_page_stays_small(tmp_path, monkeypatch):
+    from PIL import Image
+
+    inputs = write_stages(tmp_path / "stages", samples=4)
+    for path in (inputs.data / "images").iterdir():
+        Image.effect_noise((900, 1200), 90).convert("RGB").save(path)
+
+    def sizes(name: str) -> list[int]:
+        write_report(tmp_path / name, inputs)
+        return [len(image["uri"]) for image in gallery_of(tmp_path / name)["images"].values()]
+
+    plenty = sizes("plenty")
+    monkeypatch.setattr("limbeck.report.gallery.IMAGE_BUDGET_BYTES", 4 * 20_000)
+    assert min(plenty) > 20_000 >= max(sizes("tight"))
 
 
 def test_models_answered_on_different_samples_are_refused(tmp_path):
@@ -271,7 +293,7 @@ def test_a_torn_file_is_an_error_that_names_it_and_nothing_is_written(tmp_path, 
 def test_unequal_steps_and_mixed_precision_are_warned_of(tmp_path):
     inputs = write_stages(tmp_path / "stages", samples=8)
     control = next(m for m in inputs.models if m.id == "control-seed0")
-    metrics = control.training / "metrics.jsonl"
+    metrics = control.trainings[-1] / "metrics.jsonl"
     metrics.write_text("".join(line + "\n" for line in metrics.read_text().splitlines()[:30]))
     path = inputs.models[0].benchmark / "results.json"
     path.write_text(path.read_text().replace("float32", "int8"))
@@ -374,7 +396,7 @@ def test_the_signal_of_every_trained_model_shows_what_it_keeps_and_costs(
     found = json.loads(labels.read_text())
     found["summary"]["signals"] = signals
     labels.write_text(json.dumps(found))
-    student = next(m for m in inputs.models if m.arm == "student").training / "MANIFEST.json"
+    student = next(m for m in inputs.models if m.arm == "student").trainings[-1] / "MANIFEST.json"
     found = json.loads(student.read_text())
     found["summary"]["signal"] = kind
     student.write_text(json.dumps(found))

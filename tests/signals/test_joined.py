@@ -101,7 +101,7 @@ def test_a_student_is_trained_on_all_and_each_cache_is_checked(
 def test_labels_in_tokens_of_another_tokenizer_are_refused(
     screens: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    from conftest import tiny_build
+    from tiny_models import tiny_build
 
     build_model(tiny_build(), ["quite other words"], 0, tmp_path / "model")
     one = labelled(tmp_path / "one", screens, tiny_model, 0)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import tiny_build
 from limbeck.data.samples import read_samples
 from limbeck.errors import DataError, TeacherError, UsageError
 from limbeck.models.build import build_model
@@ -21,6 +20,7 @@ from limbeck.records import Dense, Sample
 from limbeck.teachers import Answer, Decoding, OpenTeacher, Request, ScoredAnswer, Teacher
 from limbeck.teachers.mixture import Mixture, Route
 from limbeck.teachers.several import every_teacher, routed_teachers
+from tiny_models import tiny_build
 
 
 @pytest.fixture(scope="module")

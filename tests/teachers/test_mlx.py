@@ -156,8 +156,8 @@ def test_sampled_answers_differ_by_number_and_not_by_batch(
 def test_other_families_give_the_same_too(
     family: str, screens: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    from conftest import tiny_build
     from limbeck.models.build import build_model
+    from tiny_models import tiny_build
 
     texts = [
         text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def read_samples(
     wanted = None if split is None else {split} if isinstance(split, str) else set(split)
     try:
         rows = pq.ParquetFile(path).read().to_pylist()
-        samples = [_sample(row) for row in rows if wanted is None or row["split"] in wanted]
+        samples = [_from_row(row) for row in rows if wanted is None or row["split"] in wanted]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(
             f"samples cannot be read ({error})",
@@ -94,15 +94,21 @@ def read_samples(
     return samples[:limit]
 
 
-def _sample(row: dict[str, Any]) -> Sample:
+def sample_from(fields: Mapping[str, Any]) -> Sample:
+    """A sample again from `dataclasses.asdict` of it, which may have gone through JSON."""
     return Sample(
-        id=row["id"],
-        split=row["split"],
-        messages=tuple(json.loads(row["messages"])),
-        images=tuple(ImageFile(**file) for file in row["images"]),
-        references=tuple(row["references"]),
-        metadata=json.loads(row["metadata"]),
+        id=fields["id"],
+        split=fields["split"],
+        messages=tuple(fields["messages"]),
+        images=tuple(ImageFile(**file) for file in fields["images"]),
+        references=tuple(fields["references"]),
+        metadata=fields["metadata"],
     )
+
+
+def _from_row(row: Mapping[str, Any]) -> Sample:
+    parsed = {name: json.loads(row[name]) for name in ("messages", "metadata")}
+    return sample_from({**row, **parsed})
 
 
 def _json(value: Any) -> str:

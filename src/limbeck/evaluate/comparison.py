@@ -79,13 +79,18 @@ def arm_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[
     return rows
 
 
-def difference_rows(arms: Arms, scored: Sequence[Scored], bounds: Bounds) -> list[dict[str, Any]]:
-    """a - b for every pair of arms and every metric, paired by sample and by seed."""
+def difference_rows(
+    arms: Arms,
+    scored: Sequence[Scored],
+    bounds: Bounds,
+    wanted: Callable[[str, str], bool] = lambda a, b: True,
+) -> list[dict[str, Any]]:
+    """a - b for every wanted pair of arms and every metric, paired by sample and by seed."""
     rows: list[dict[str, Any]] = []
     for one in scored:
         if not one.results:
             continue
-        for a, b in combinations(arms, 2):
+        for a, b in (pair for pair in combinations(arms, 2) if wanted(*pair)):
             pairs = seed_pairs(arms[a], arms[b])
             seeds: list[dict[str, Any]] = []
             for seed, ours, theirs in pairs:

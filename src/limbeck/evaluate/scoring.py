@@ -14,6 +14,7 @@ from limbeck.errors import DataError, UsageError
 from limbeck.evaluate.agreement import text_agreement
 from limbeck.evaluate.bootstrap import bootstrap_values, interval
 from limbeck.evaluate.comparison import Scored, arm_rows, difference_rows
+from limbeck.evaluate.effects import Ablation, effect_rows
 from limbeck.evaluate.fidelity_scores import fidelity_scores
 from limbeck.evaluate.flips import flips
 from limbeck.evaluate.groups import group_rows
@@ -47,6 +48,7 @@ def score_models(
     confidence: float = 0.95,
     seed: int = 0,
     fidelity: Mapping[str, Path] | None = None,
+    ablation: Ablation | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float | None]]]]:
     """Score all models on the same samples.
 
@@ -58,6 +60,7 @@ def score_models(
         confidence: of the intervals, in (0, 1).
         seed: of the resamples.
         fidelity: folders in which models were compared with the teacher token by token.
+        ablation: the points among the arms, whose axes are judged too.
 
     Returns:
         The content of scores.json, and `{model id: {metric: value of each sample}}` in the order of
@@ -102,10 +105,17 @@ def score_models(
     bounds = partial(interval, confidence=confidence)
     resample = partial(_resampled, resamples=bootstrap, seed=seed)
     lengths = {name: _lengths(own, samples) for name, own in answers.items()}
-    differences = difference_rows(arms, scored, bounds)
+    differences = (
+        difference_rows(arms, scored, bounds, ablation.compares)
+        if ablation
+        else difference_rows(arms, scored, bounds)
+    )
+    apart = ablation.apart if ablation else frozenset[str]()
+    reserved = [row for row in differences if not {row["a"], row["b"]} & apart]
     groups, group_means = group_rows(arms, scored, samples, bounds, resample)
-    matched = length_matched(arms, scored, texts, samples, bounds, resample)
-    turned = flips(metrics, differences, matched)
+    beside = {arm: own for arm, own in arms.items() if arm not in apart}
+    matched = length_matched(beside, scored, texts, samples, bounds, resample)
+    turned = flips(metrics, reserved, matched)
     score = partial(_score_metric, bootstrap=bootstrap, seed=seed)
     scores = {
         "n": len(samples),
@@ -135,6 +145,8 @@ def score_models(
         "fidelity": fidelity_scores(fidelity or {}, arms, bounds, bootstrap=bootstrap, seed=seed),
         "warnings": reservations(scored, turned, lengths, arms, len(samples)),
     }
+    if ablation is not None:
+        scores["effects"] = effect_rows(arms, scored, ablation.factors, bounds, confidence)
     return scores, sample_scores
 
 

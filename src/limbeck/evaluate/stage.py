@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from limbeck.evaluate.effects import Ablation
 from limbeck.evaluate.predict import PREDICTIONS, read_predictions
 from limbeck.evaluate.scoring import ModelPredictions, score_models
 from limbeck.metrics import Metric
@@ -22,6 +23,7 @@ def evaluate(
     samples: Sequence[Sample],
     settings: Evaluation,
     fidelity: Mapping[str, Path] | None = None,
+    ablation: Ablation | None = None,
 ) -> dict[str, Any]:
     """Score every model and write `scores.json`, `sample_scores.json` and the predictions.
 
@@ -31,6 +33,7 @@ def evaluate(
         samples: the evaluated samples, in the order of the predictions.
         settings: metrics and bootstrap.
         fidelity: folders of the stages that compared models with the teacher token by token.
+        ablation: the points among the models.
     """
     output.mkdir(parents=True, exist_ok=True)
     answered: list[ModelPredictions] = []
@@ -45,6 +48,7 @@ def evaluate(
         confidence=settings.confidence,
         seed=settings.seed,
         fidelity=fidelity or {},
+        ablation=ablation,
     )
     write_json(output / "scores.json", scores)
     write_json(output / "sample_scores.json", per_sample)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from limbeck.graph.core import Graph
 from limbeck.graph.fidelity import fidelity_stages
 from limbeck.graph.floors import floor_stage
-from limbeck.graph.labels import label_stage
+from limbeck.graph.judging import judge_stage
 from limbeck.graph.measurement import (
     benchmark_stage,
     evaluation_stage,
@@ -16,8 +16,8 @@ from limbeck.graph.measurement import (
     predictions_stage,
     report_stage,
 )
-from limbeck.graph.models import data_stage, model_of
-from limbeck.graph.teacher import teacher_of
+from limbeck.graph.public import public_stage
+from limbeck.graph.sides import TrainingSides
 from limbeck.recipe import Recipe
 
 __all__ = ["Graph", "graph_of"]
@@ -30,23 +30,27 @@ def graph_of(recipe: Recipe) -> Graph:
         UsageError: the recipe asks for what its own settings cannot give.
     """
     graph = Graph(recipe)
-    graph.data = graph.add(data_stage(graph))
-    teacher = teacher_of(graph, graph.teacher)
-    labels = label_stage(graph, teacher)
-    models = [(arm, model_of(graph, arm, teacher, labels)) for arm in graph.arms]
+    sides = TrainingSides(graph)
+    labels, teacher = sides.base.labels, sides.base.teacher
+    models = [(arm, sides.of(arm).answerer(arm)) for arm in graph.arms]
+    graph.models = models
     predictions = [
         (
             arm,
-            predictions_stage(graph, arm, model) if model else floor_stage(graph, arm, teacher),
+            predictions_stage(graph, arm, model, sides.of(arm).held_out)
+            if model
+            else floor_stage(graph, arm, teacher),
         )
         for arm, model in models
     ]
     fidelity = fidelity_stages(graph, teacher, models, predictions)
     evaluation = evaluation_stage(graph, predictions, fidelity)
+    judge = judge_stage(graph, predictions, teacher)
+    public = public_stage(graph, models)
     benchmarks = {
         arm.id: benchmark_stage(graph, arm, model)
         for arm, model in models
         if model is not None and is_benchmarked(graph, arm, model)
     }
-    report_stage(graph, models, labels, evaluation, benchmarks)
+    report_stage(graph, models, labels, evaluation, benchmarks, judge, public)
     return graph

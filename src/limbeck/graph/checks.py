@@ -28,9 +28,7 @@ def check_signals(recipe: Recipe, arms: Sequence[Arm], can: frozenset[Capability
     _check_capabilities(recipe, can)
     for arm in (arm.sighted for arm in arms if arm.sighted.trained):
         for index, loss in enumerate(cast(Sequence[Loss], arm.recipe.losses)):
-            where = (
-                f"losses.{index}" if arm.name == "student" else f"arms.{arm.name}.losses.{index}"
-            )
+            where = arm.place(f"losses.{index}")
             if loss.target == "student":
                 _check_own_answers(recipe, loss, f"{where}.target")
             if loss.reads_features:
@@ -235,9 +233,7 @@ def check_vision_cache(arms: Sequence[Arm]) -> None:
         if trained:
             raise UsageError(
                 f"what is trained changes the features of pictures ({', '.join(trained)})",
-                where="training.cache_vision_features"
-                if arm.name == "student"
-                else f"arms.{arm.name}.training.cache_vision_features",
+                where=arm.place("training.cache_vision_features"),
                 mend="freeze vision_tower and projector, or adapt the language model only",
             )
 
@@ -267,9 +263,7 @@ def check_head_gradient(arms: Sequence[Arm]) -> None:
             continue
         raise UsageError(
             f"no gradient of the head's weights can be filtered: {reason}",
-            where="training.head_gradient_tolerance"
-            if arm.name == "student"
-            else f"arms.{arm.name}.training.head_gradient_tolerance",
+            where=arm.place("training.head_gradient_tolerance"),
             mend="set it to null",
         )
 
@@ -286,9 +280,7 @@ def check_shared_prefixes(arms: Sequence[Arm]) -> None:
         if (kernel := arm.recipe.student.attention) not in ("auto", "sdpa", "eager"):
             raise UsageError(
                 f"needs attention: sdpa or eager, not {kernel}",
-                where="training.share_prefix"
-                if arm.name == "student"
-                else f"arms.{arm.name}.training.share_prefix",
+                where=arm.place("training.share_prefix"),
                 mend="change student.attention, or set it to false",
             )
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from limbeck.errors import LimbeckError
+from limbeck.errors import LimbeckError, UsageError
 from limbeck.graph.checks import (
     check_growth,
     check_head_gradient,
@@ -16,10 +16,14 @@ from limbeck.graph.checks import (
     check_vision_cache,
     device_of,
 )
-from limbeck.recipe import Recipe, arms_of
+from limbeck.recipe import Arm, Recipe, arms_of
+from limbeck.recipe.design import design_of
 from limbeck.recipe.sections import ModelSection
 from limbeck.stages import Stage
 from limbeck.teachers import Teacher
+
+if TYPE_CHECKING:
+    from limbeck.graph.teacher import TeacherOf
 
 
 class Graph:
@@ -27,25 +31,45 @@ class Graph:
 
     `problems` holds everything that would prevent a run, such as data or models that are not on
     this machine; the stages are listed all the same. `data` is the first stage, which nearly every
-    other one reads; `responses` is where served teachers keep the answers that were paid for.
+    other one reads; `models` are the arms with what answers for each; `responses` is where served
+    teachers keep the answers that were paid for.
     """
 
     data: Stage
+    models: list[tuple[Arm, TeacherOf | None]]
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.stages: list[Stage] = []
         self.problems: list[LimbeckError] = []
         self.arms = arms_of(recipe)
+        self.design = design_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
-        check_signals(recipe, self.arms, self.teacher.capabilities())
+        check_signals(recipe, [], self.teacher.capabilities())
         check_shown_examples(recipe, self.teacher)
-        check_vision_cache(self.arms)
-        check_growth(self.arms, self.teacher.capabilities())
-        check_head_gradient(self.arms)
-        check_shared_prefixes(self.arms)
+        trainings = [one for arm in self.arms for one in arm.trainings()]
+        for one in trainings:
+            self._check_side(one)
+        check_vision_cache(trainings)
+        check_head_gradient(trainings)
+        check_shared_prefixes(trainings)
         self.device = device_of(recipe.device)
         self.responses = Path(recipe.work) / "responses"
+
+    def _check_side(self, arm: Arm) -> None:
+        """An arm may have a teacher and labels of its own."""
+        recipe, teacher = arm.recipe, cast(Teacher, arm.recipe.teacher)
+        try:
+            check_signals(recipe, [arm], teacher.capabilities())
+            check_shown_examples(recipe, teacher)
+            check_growth([arm], teacher.capabilities())
+        except UsageError as error:
+            own = self.recipe
+            shared = (recipe.teacher, recipe.label) == (own.teacher, own.label)
+            if shared or not error.where or error.where.startswith("arms."):
+                raise
+            where = f"arms.{arm.name}.{error.where}"
+            raise UsageError(error.what, where=where, mend=error.mend) from error
 
     def add(self, stage: Stage) -> Stage:
         """Keep a stage once; arms that share one get the same object."""

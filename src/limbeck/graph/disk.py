@@ -36,8 +36,11 @@ def disk_needs(recipe: Recipe, data: Path | None) -> list[dict[str, Any]]:
         `tokens_per_sample` (answer tokens, or visual ones); `bytes`; whether both are `at_most`;
         and `unknown`, the reason why `bytes` is None.
     """
-    arms = [arm for arm in arms_of(recipe) if arm.trained]
-    needs = _signals(recipe, arms, data) + [_features(arm, data) for arm in _caching(arms)]
+    arms = [one for arm in arms_of(recipe) if arm.trained for one in arm.trainings()]
+    # An arm may have data, a teacher and labels of its own; its data is not counted.
+    counted = {arm.id: data if arm.recipe.data == recipe.data else None for arm in arms}
+    needs = [one for arm in arms for one in _signals(arm.recipe, [arm], counted[arm.id])]
+    needs += [vision_features_need(arm, counted[arm.id]) for arm in _caching(arms)]
     return [need for number, need in enumerate(needs) if need not in needs[:number]]
 
 
@@ -66,7 +69,8 @@ def _signals(recipe: Recipe, arms: Sequence[Arm], data: Path | None) -> list[dic
     return [need]
 
 
-def _features(arm: Arm, data: Path | None) -> dict[str, Any]:
+def vision_features_need(arm: Arm, data: Path | None) -> dict[str, Any]:
+    """The cache of vision features of one arm's training, as `disk_needs` lists it."""
     section, training = _sized(arm.recipe), arm.recipe.training
     coding = str(training.cache_vision_features)
     samples = _samples(arm.recipe.label, data)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 from limbeck.data.samples import read_samples
+from limbeck.graph.ablation import ablation_of, costs_as_the_base
 from limbeck.graph.core import Graph
+from limbeck.graph.models import trainings_behind
 from limbeck.graph.teacher import TeacherOf, require_one_model
 from limbeck.metrics import Metric
 from limbeck.recipe import Arm
@@ -19,8 +22,10 @@ from limbeck.teachers.specialised import Prompting
 Inputs = Mapping[str, Path]
 
 
-def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
-    """Let one model answer the evaluation samples."""
+def predictions_stage(
+    graph: Graph, arm: Arm, model: TeacherOf, held_out: Stage | None = None
+) -> Stage:
+    """Let one model answer the evaluation samples, after `held_out` found them unseen by it."""
     settings = graph.recipe.evaluate
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
@@ -46,6 +51,8 @@ def predictions_stage(graph: Graph, arm: Arm, model: TeacherOf) -> Stage:
     if arm.blanked:
         identity["blank_pictures"] = True
     reads = {"data": graph.data, **model.reads("model")}
+    if held_out is not None:
+        reads["held_out"] = held_out
     return graph.add(Stage("predictions", arm.id, "evaluate", identity, reads, make))
 
 
@@ -53,7 +60,7 @@ def evaluation_stage(
     graph: Graph, predictions: Sequence[tuple[Arm, Stage]], fidelity: Mapping[str, Stage]
 ) -> Stage:
     """Score the answers of all models; `fidelity` has the stages of those compared by tokens."""
-    settings = graph.recipe.evaluate
+    settings, design = graph.recipe.evaluate, graph.design
     arms = [(arm.id, arm.name, arm.seed) for arm, _ in predictions]
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
@@ -65,6 +72,7 @@ def evaluation_stage(
             samples=read_samples(inputs["data"], settings.split, settings.limit),
             settings=settings,
             fidelity={name: inputs[f"fidelity/{name}"] for name in fidelity},
+            ablation=ablation_of(design) if design else None,
         )
 
     identity: dict[str, Any] = {
@@ -78,6 +86,8 @@ def evaluation_stage(
     files = {one.key: graph.identify(one.content_key) for one in metrics}
     if read := {key: content for key, content in files.items() if content is not None}:
         identity["metrics_read"] = read
+    if design is not None:
+        identity["ablation"] = asdict(design)
     reads = {"data": graph.data, **{arm.id: stage for arm, stage in predictions}}
     reads |= {f"fidelity/{name}": stage for name, stage in fidelity.items()}
     return graph.add(Stage("evaluation", "scores", "evaluate", identity, reads, make))
@@ -118,10 +128,18 @@ def report_stage(
     labels: Stage,
     evaluation: Stage,
     benchmarks: Mapping[str, Stage],
+    judge: Stage | None = None,
+    public: Stage | None = None,
 ) -> None:
     """Write the report from what the other stages left on disk."""
     recipe, stages, store = graph.recipe, list(graph.stages), Store(Path(graph.recipe.work))
-    trained = {arm.id: m.model.stage for arm, m in models if arm.trained and m and m.model}
+    trained = {
+        arm.id: trainings_behind(m.model.stage)
+        for arm, m in models
+        if arm.trained and m and m.model and m.model.stage
+    }
+
+    speaking = {f"verbalisers/{s.fingerprint}": s for s in stages if s.kind == "verbalisers"}
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:
         from limbeck.report.write import ReportInputs, ReportModel, write_report
@@ -131,7 +149,7 @@ def report_stage(
                 arm.id,
                 arm.name,
                 arm.seed,
-                inputs.get(f"training/{arm.id}"),
+                [inputs[f"training/{arm.id}/{n}"] for n, _ in enumerate(trained.get(arm.id, ()))],
                 inputs.get(f"benchmark/{arm.id}"),
             )
             for arm, _ in models
@@ -145,8 +163,12 @@ def report_stage(
                 labels=inputs["labels"],
                 evaluation=inputs["evaluation"],
                 models=listed,
+                verbalisers={stage.title: inputs[name] for name, stage in speaking.items()},
+                judge=inputs.get("judge"),
+                public=inputs.get("public"),
                 served_teacher=graph.teacher.is_served,
                 stages=[_made(store, stage) for stage in stages],
+                ablation=graph.design,
             ),
         )
 
@@ -154,8 +176,15 @@ def report_stage(
         "data": graph.data,
         "labels": labels,
         "evaluation": evaluation,
-        **{f"training/{name}": stage for name, stage in trained.items()},
+        **{
+            f"training/{name}/{number}": stage
+            for name, chain in trained.items()
+            for number, stage in enumerate(chain)
+        },
         **{f"benchmark/{name}": stage for name, stage in benchmarks.items()},
+        **speaking,
+        **({"judge": judge} if judge else {}),
+        **({"public": public} if public else {}),
     }
     identity = {"recipe": recipe.model_dump(mode="json", exclude={"work"})}
     graph.add(Stage("report", recipe.name, "report", identity, reads, make))
@@ -175,10 +204,13 @@ def _made(store: Store, stage: Stage) -> dict[str, Any]:
 def is_benchmarked(graph: Graph, arm: Arm, model: TeacherOf) -> bool:
     """Whether an arm's model is timed: the first seed of each, as seeds have equal cost.
 
-    A teacher that is served, or several, is left out unless it is listed, which is then refused.
+    A teacher that is served, or several, is left out unless it is listed, which is then refused. Of
+    an ablation's points those are timed whose model is not built like the recipe's student.
     """
     wanted = graph.recipe.benchmark.models
     first = next(other for other in graph.arms if other.name == arm.name)
     if not has_cost(arm.name) or first != arm:
+        return False
+    if wanted is None and costs_as_the_base(graph.design, arm.name):
         return False
     return model.model is not None if wanted is None else arm.name in wanted

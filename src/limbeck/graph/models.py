@@ -65,17 +65,26 @@ def untrained(graph: Graph, arm: Arm, teacher: TeacherOf) -> ModelOf:
 
 
 def student(graph: Graph, arm: Arm, initial: ModelOf, teacher: TeacherOf, labels: Stage) -> ModelOf:
-    """Train an arm's student; where its data grows, in one training after the other."""
-    grow = arm.recipe.grow
-    trained = _trained(graph, arm, initial, teacher, labels, [])
+    """Train an arm's student; where its data grows or it has phases, in several trainings."""
+    grow, (first, *phases) = arm.recipe.grow, arm.trainings()
+    trained = _trained(graph, first, initial, teacher, labels, [])
     rounds: list[Labelled] = []
     for number in range(FIRST_ROUND + 1, FIRST_ROUND + 1 + (grow.rounds if grow else 0)):
         assert grow is not None
         labeller = teacher if grow.labeller == "teacher" else answering(trained)
         rounds.append(round_stage(graph, arm, labeller, number))
         start = initial if grow.start_from == "initial" else trained
-        trained = _trained(graph, arm, start, teacher, labels, rounds)
+        trained = _trained(graph, first, start, teacher, labels, rounds)
+    for phase in phases:
+        trained = _trained(graph, phase, trained, teacher, labels, rounds)
     return trained
+
+
+def trainings_behind(stage: Stage) -> list[Stage]:
+    """The trainings that a student went through one after the other, the given one last."""
+    before = stage.reads.get("initial")
+    earlier = trainings_behind(before) if before and before.kind == "student" else []
+    return [*earlier, stage]
 
 
 def _trained(
@@ -94,6 +103,7 @@ def _trained(
     )
     rounds = list(rounds)
     title = f"{arm.id} round {FIRST_ROUND + len(rounds)}" if recipe.grow else arm.id
+    title += arm.phase_title
     inner = [loss for loss in losses if isinstance(loss, FeatureLoss)]
     features: dict[str, Stage] = {}
     if inner and not live:
@@ -131,8 +141,6 @@ def _trained(
             features=[inputs[name] for name in features],
             verbalisers=[inputs[name] for name in verbalisers],
         )
-        if recipe.grow is not None and recipe.grow.start_from == "previous":
-            summary["steps_before"] = (recipe.training.steps or 0) * len(rounds)
         return {**summary, "grown": facts} if facts else summary
 
     identity = {

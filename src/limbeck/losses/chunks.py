@@ -1,4 +1,7 @@
-"""Distributions of inner layers, a few rows at a time, recomputed when gradients are wanted."""
+"""How many logits exist at once; no torch is loaded for these numbers.
+
+`summed`: distributions of inner layers, a few rows at a time, recomputed when gradients are wanted.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,15 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CHUNK_ROWS = 256
+"""Rows of logits in memory at once: enough that reading the head's weights costs little."""
+
+BLOCK_ELEMENTS = {"cpu": 2**18}
+"""Logits that a block of the fused losses holds (one row at least): a processor's cache."""
+
+BLOCK_ELEMENTS_ELSEWHERE = 2**22
+"""On other devices: enough to keep them busy."""
 
 CHUNK_ELEMENTS = 2**24
 """Logits that exist at once for one layer (64 MiB in float32)."""

@@ -6,7 +6,7 @@ from the divergences of all j, once for every micro-batch, on the first rank for
 the student are trained with it, those of the teacher are not; both come out of a first stage
 (`training/verbalising.py`). The divergence of the models' last distributions, which the paper adds,
 is `kind: divergence` beside this loss; its last stage, plain cross-entropy on all parameters, is a
-recipe whose student is the folder that comes out of this one.
+phase of the recipe (`phases`), which leaves the verbalisers behind and merges the adapter.
 
 Direction: forward KL, or cross-entropy with the teacher's likeliest token (`measure: ce`).
 Reduction: sum over target layers, sum over the N supervised rows.

@@ -9,13 +9,17 @@ training picture. Later stages see only a list of arms.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from limbeck.errors import UsageError
+from limbeck.recipe.component import Component
 from limbeck.recipe.loading import recipe_from, set_field
 from limbeck.recipe.recipe import UNTRAINED, WITHOUT_MODEL, Recipe, sighted
+
+OVERRIDABLE = ("data", "teacher", "label", "losses", "training", "student", "phases", "grow")
+"""What makes a student; all else is equal for all arms, so that they can be compared."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,41 @@ class Arm:
     """One model to compare: its name, its seed, and the recipe that makes it.
 
     `seed` is None where no random choice goes into the model (the teacher; a baseline that is a
-    pre-trained model).
+    pre-trained model). `phase` is the number of a further training, where the arm stands for that
+    one alone.
     """
 
     name: str
     seed: int | None
     recipe: Recipe
+    phase: int | None = None
+
+    def trainings(self) -> list[Arm]:
+        """The arm's first training and each of its phases, as arms without phases."""
+        recipe = self.recipe
+        found: list[Arm] = [replace(self, recipe=recipe.model_copy(update={"phases": ()}))]
+        for number, phase in enumerate(recipe.phases):
+            trained = {"adapter": phase.adapter, "freeze": phase.freeze}
+            fields = {
+                "losses": phase.losses,
+                "training": phase.training or recipe.training,
+                "student": recipe.student.model_copy(update=trained),
+                "phases": (),
+            }
+            own = recipe.model_copy(update=fields)
+            found.append(replace(self, recipe=own, phase=number))
+        return found
+
+    @property
+    def phase_title(self) -> str:
+        """What a phase adds to the title of a training."""
+        return "" if self.phase is None else f" phase {self.phase + 1}"
+
+    def place(self, field: str) -> str:
+        """Where in the recipe a field of this arm's training stands, for errors."""
+        arm = "" if self.name == "student" else f"arms.{self.name}."
+        phase = "" if self.phase is None else f"phases.{self.phase}."
+        return f"{arm}{phase}{field}"
 
     @property
     def trained(self) -> bool:
@@ -63,8 +96,11 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
         **earlier_rounds(recipe),
         **recipe.arms,
     }
+    from limbeck.recipe.design import ablated  # which overrides recipes as this module does
+
+    points = ablated(recipe)
     chosen: list[Arm] = []
-    for name in names if names is not None else recipe.evaluate.models:
+    for name in names if names is not None else _evaluated(recipe, points):
         base = sighted(name)
         if base == "teacher" or name in WITHOUT_MODEL:
             chosen.append(Arm(name, None, recipe))
@@ -73,25 +109,37 @@ def arms_of(recipe: Recipe, names: Iterable[str] | None = None) -> list[Arm]:
             random_start = (student.build or student.compose) is not None
             seeds = recipe.seeds if random_start else (None,)
             chosen += [Arm(name, seed, recipe) for seed in seeds]
-        elif base in own:
-            overridden = override(recipe, own[base], where=f"arms.{base}")
+        elif base in points or base in own:
+            overridden = points.get(base) or override(recipe, own[base], where=f"arms.{base}")
             chosen += [Arm(name, seed, overridden) for seed in recipe.seeds]
         else:
-            known = ", ".join([*UNTRAINED, *own])
+            known = ", ".join(dict.fromkeys([*UNTRAINED, *own, *points]))
             raise UsageError(
                 f"{name!r} is not an arm", where="evaluate.models", mend=f"known arms: {known}"
             )
     return chosen
 
 
+def _evaluated(recipe: Recipe, points: Mapping[str, Recipe]) -> list[str]:
+    """The listed models; of an ablation also its points, and the student as their base."""
+    base = ["student"] if recipe.ablate is not None else []
+    return list(dict.fromkeys([*recipe.evaluate.models, *base, *points]))
+
+
 def control_overrides(recipe: Recipe) -> dict[str, Any]:
     """What makes the control: only the cross-entropy terms, and if there are none, one.
 
     It keeps the recipe's target (gold answer or teacher's text), so that control and student
-    differ by the teacher's distributions alone. Where the student's data grows, the control stays
-    with the first labels, for as many steps as the student's weights have been trained in all.
+    differ by the teacher's distributions alone, in each phase. Where the student's data grows, the
+    control stays with the first labels, for as many steps as the student's weights have been
+    trained in all.
     """
-    return {**_plain_losses(recipe), **_without_growth(recipe)}
+    phases = [
+        {**phase.model_dump(mode="json"), "losses": plain_losses(phase.losses)}
+        for phase in recipe.phases
+    ]
+    plain: dict[str, Any] = {"losses": plain_losses(recipe.losses)}
+    return {**plain, **({"phases": phases} if phases else {}), **_without_growth(recipe)}
 
 
 def earlier_rounds(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -111,24 +159,24 @@ def _without_growth(recipe: Recipe) -> dict[str, Any]:
     return {"grow": None, "training.steps": steps * (1 + grow.rounds)}
 
 
-def _plain_losses(recipe: Recipe) -> dict[str, Any]:
-    plain = [
-        loss.model_dump() for loss in recipe.losses if loss.model_dump()["kind"] == "cross_entropy"
-    ]
+def plain_losses(losses: Sequence[Component]) -> list[dict[str, Any]]:
+    """Only the cross-entropy terms, with weights that sum to one; if there are none, one."""
+    plain = [loss.model_dump() for loss in losses if loss.model_dump()["kind"] == "cross_entropy"]
     total = sum(term["weight"] for term in plain)
     if not total:
-        return {"losses": [{"kind": "cross_entropy", "target": "teacher"}]}
-    return {"losses": [{**term, "weight": term["weight"] / total} for term in plain]}
+        return [{"kind": "cross_entropy", "target": "teacher"}]
+    return [{**term, "weight": term["weight"] / total} for term in plain]
 
 
 def override(recipe: Recipe, fields: dict[str, Any], *, where: str) -> Recipe:
     """The recipe with some fields set anew, validated again."""
     for name in fields:
-        if name.split(".")[0] not in ("losses", "training", "student", "grow"):
+        if name.split(".")[0] not in OVERRIDABLE:
             raise UsageError(
                 f"{name!r} cannot differ between arms",
                 where=where,
-                mend="an arm may override losses, training, student and grow",
+                mend=f"an arm may override {', '.join(OVERRIDABLE)}; it is evaluated and measured "
+                "as the recipe says, on the recipe's own data, like every other arm",
             )
     if not fields:
         return recipe

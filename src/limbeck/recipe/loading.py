@@ -6,7 +6,7 @@ in the file and the nearest known key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +24,13 @@ ALTERNATIVES = (
 )
 """Fields of one section that exclude one another: overriding one takes the others out."""
 
+Edit = Callable[[dict[str, Any]], None]
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe file and apply `a.b=c` overrides.
+
+def load_recipe(
+    path: str | Path, overrides: Iterable[str] = (), edit: Edit | None = None
+) -> Recipe:
+    """Read a recipe file, apply `a.b=c` overrides, then `edit`, which changes the mapping in place.
 
     Raises:
         UsageError: the file cannot be read, is no YAML mapping, or does not fit the schema.
@@ -35,6 +39,8 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     values, root = parse_yaml(_read(Path(path)), str(path))
     for override in overrides:
         apply_override(values, override)
+    if edit is not None:
+        edit(values)
     return recipe_from(values, places=Places(str(path), root, overrides))
 
 

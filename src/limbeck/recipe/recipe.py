@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field, JsonValue, SerializeAsAny, model_validator
 
 from limbeck.errors import UsageError
+from limbeck.recipe.ablation import Ablate
 from limbeck.recipe.component import Component, Section, component_field
 from limbeck.recipe.growth import Grow
+from limbeck.recipe.phases import LossField, Phase
+from limbeck.recipe.public import Public
 from limbeck.recipe.sections import (
     Benchmark,
     Evaluation,
@@ -25,7 +28,6 @@ SourceField = Annotated[
     SerializeAsAny[Component], component_field("limbeck.data.sources", "source")
 ]
 TeacherField = Annotated[SerializeAsAny[Component], component_field("limbeck.teachers", "backend")]
-LossField = Annotated[SerializeAsAny[Component], component_field("limbeck.losses", "kind")]
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 """What may become part of a file name."""
@@ -82,19 +84,36 @@ class Recipe(Section):
         min_length=1, description="terms of the objective, summed by weight"
     )
     training: Training = Field(default=Training(), description="how students are trained")
+    phases: tuple[Phase, ...] = Field(
+        default=(), description="trainings that follow, each from the student before it"
+    )
     grow: Grow | None = Field(
         default=None, description="rounds in which unlabelled pictures are added; null: none"
     )
     evaluate: Evaluation = Field(default_factory=Evaluation, description="answers and scores")
+    public: Public | None = Field(
+        default=None, description="public benchmarks, by lmms-eval; null: none"
+    )
     benchmark: Benchmark = Field(default=Benchmark(), description="latency, throughput and memory")
     report: ReportSection = Field(default=ReportSection(), description="the page")
     arms: dict[ArmName, dict[str, JsonValue]] = Field(
         default={}, description="more students: name -> overrides, each a dotted path and its value"
     )
 
+    ablate: Ablate | None = Field(
+        default=None, description="students from grids and lists of fields, compared; null: none"
+    )
+
+    def also_evaluating(self, names: Iterable[str]) -> Recipe:
+        """The recipe with further arms among its models, after those that it lists."""
+        models = tuple(dict.fromkeys([*self.evaluate.models, *names]))
+        settings = self.evaluate.model_copy(update={"models": models})
+        return self.model_copy(update={"evaluate": settings})
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Recipe:
-        for name in self.arms:
+        points = [] if self.ablate is None else self.ablate.all_points(self.arms)
+        for name in (*self.arms, *(point.name for point in points)):
             if name in BUILT_IN or EARLIER_ROUND.fullmatch(name):
                 raise UsageError(
                     "every recipe has this arm; choose another name", where=f"arms.{name}"
@@ -105,7 +124,7 @@ class Recipe(Section):
                     where=f"arms.{name}",
                     mend="choose another name",
                 )
-            if not {name, name + BLANKED} & set(self.evaluate.models):
+            if name in self.arms and not points and not self._is_evaluated(name):
                 raise UsageError(
                     "nothing evaluates this arm",
                     where=f"arms.{name}",
@@ -113,14 +132,18 @@ class Recipe(Section):
                 )
         # Which rounds there are `arms_of` knows: in an arm that does not grow there are none.
         rounds = [name for name in self.evaluate.models if EARLIER_ROUND.fullmatch(name)]
-        known = (*BUILT_IN, *self.arms, *rounds)
+        ablated = [point.name for point in points]
+        known = (*BUILT_IN, *self.arms, *rounds, *ablated)
         known = (*known, *(name + BLANKED for name in known if name not in WITHOUT_MODEL))
         _subset(self.evaluate.models, known, "evaluate.models", "the known arms")
         if self.benchmark.models is not None:
-            models = [name for name in self.evaluate.models if has_cost(name)]
+            models = [name for name in (*self.evaluate.models, *ablated) if has_cost(name)]
             _subset(self.benchmark.models, models, "benchmark.models", "what is evaluated")
         _subset(self.seeds, self.seeds, "seeds", "")
         return self
+
+    def _is_evaluated(self, name: str) -> bool:
+        return bool({name, name + BLANKED} & set(self.evaluate.models))
 
 
 def _subset(chosen: Sequence[object], known: Sequence[object], where: str, what: str) -> None:

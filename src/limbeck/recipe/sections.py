@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from limbeck.recipe.component import Component, Section, Seed, component_field
+from limbeck.recipe.judging import Judge as Judge
 from limbeck.recipe.labelling import Checks as Checks
 from limbeck.recipe.labelling import Labelling as Labelling
 from limbeck.recipe.labelling import SharePrefix
@@ -332,6 +333,7 @@ class Evaluation(Section):
     bootstrap: int = Field(default=1000, ge=100, description="resamples")
     confidence: float = Field(default=0.95, gt=0.5, lt=1, description="level of the intervals")
     seed: Seed = Field(default=0, description="of the bootstrap")
+    judge: Judge | None = Field(default=None, description="a model that judges the answers")
 
 
 class Benchmark(Section):
@@ -359,6 +361,9 @@ class ReportSection(Section):
         default=None, description="metric of the verdict; default: the first"
     )
     gallery: int = Field(default=200, ge=0, description="samples shown with their images")
+    licences: dict[Literal["data", "teacher", "student"], str] = Field(
+        default={}, description="shown and carried into the model card; default: what is recorded"
+    )
 
 
 def _is_commit(revision: str | None) -> bool:

@@ -14,6 +14,7 @@ from limbeck.report.format import (
     quantity,
     significant,
 )
+from limbeck.report.licences import UNKNOWN
 from limbeck.report.table import Cell, Results, Table, shortened
 
 SIGNALS = {
@@ -180,6 +181,25 @@ def stages_table(results: Results) -> Table:
         rows.append(tuple(cells))
     columns = ("stage", "of", "fingerprint", *(["time"] if timed else []))
     return Table("stages", "Stages", columns, tuple(rows))
+
+
+def licences_table(results: Results) -> Table:
+    """Under which licences data and models stand, and where that was found."""
+    rows = tuple(
+        (
+            Cell(row["of"]),
+            Cell(row["name"]),
+            Cell(row["licence"] or UNKNOWN, tone="" if row["licence"] else "worse"),
+            Cell(row["source"]),
+        )
+        for row in results["licences"]
+    )
+    note = (
+        "A student inherits obligations from the data and from the models it was made of. What is "
+        "not recorded can be stated in report.licences of the recipe."
+    )
+    columns = ("of", "name", "licence", "found in")
+    return Table("licences", "Licences", columns, rows, note, prose=True)
 
 
 def _flattened(value: Any, prefix: str) -> list[tuple[str, str]]:

@@ -166,7 +166,17 @@ def loss_plots(results: Results) -> list[tuple[str, Markup, list[tuple[str, str]
             f"{decimal(_first(curve_of[m['id']]['loss'][::-1]))}"
             for m in models
         )
-        plot = curves(lines, x_label="step", y_label="loss", name=f"Loss of {arm}", about=about)
+        breaks = sorted({step for m in models for step in results["training"][m["id"]]["phases"]})
+        if breaks:
+            about += f"; a further phase begins at step {', '.join(map(str, breaks))}"
+        plot = curves(
+            lines,
+            x_label="step",
+            y_label="loss",
+            name=f"Loss of {arm}",
+            about=about,
+            breaks=breaks,
+        )
         plots.append((arm, plot, legend))
     return plots
 

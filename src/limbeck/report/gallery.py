@@ -1,6 +1,7 @@
 """The gallery's content: samples with thumbnails, prompts, references, answers and scores.
 
 Which samples are shown does not depend on any score: they are evenly spaced over the evaluation.
+Beside them are the few that the report names as those where the student fails most.
 Long texts are shortened here, with a note, so that one hostile sample cannot spoil the page.
 """
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_SIDE_PIXELS = 320
+IMAGE_BUDGET_BYTES = 16 * 2**20
+"""Of all pictures of a page together; above it they are made smaller, so that it opens fast."""
+SIZES = ((MAX_SIDE_PIXELS, 82), (256, 76), (192, 70), (128, 64))
+"""Longest side in pixels and JPEG quality, from what is wanted to what is still recognised."""
+FEW_COLOURS = 4096
+"""A picture with more is taken for a photo."""
 MAX_CHARACTERS = 1500
 MAX_REFERENCES = 10
 MAX_IMAGES = 6
@@ -51,9 +58,12 @@ def gallery_of(inputs: ReportInputs, results: Mapping[str, Any]) -> dict[str, An
     limit = (inputs.recipe.get("report") or {}).get("gallery", 200)
     split = (inputs.recipe.get("evaluate") or {}).get("split")
     samples = {sample.id: sample for sample in read_samples(inputs.data, split=split)}
-    images: dict[str, dict[str, Any]] = {}
+    files: dict[str, Path] = {}
     shown = []
-    for index in evenly_spaced(len(order), limit):
+    spread = evenly_spaced(len(order), limit)
+    worst = {row["id"] for row in (results["failures"] or {}).get("samples", ())} if limit else ()
+    added = {i for i, name in enumerate(order) if name in worst}.difference(spread)
+    for index in sorted(added.union(spread)):
         sample = samples.get(order[index])
         if sample is None:
             raise DataError(
@@ -63,11 +73,13 @@ def gallery_of(inputs: ReportInputs, results: Mapping[str, Any]) -> dict[str, An
             )
         shown.append(_entry(sample, index, models, answers, per_sample, scores["metrics"]))
         for image in sample.images[:MAX_IMAGES]:
-            if image.sha256 not in images:
-                images[image.sha256] = thumbnail(inputs.data / image.path)
+            files[image.sha256] = inputs.data / image.path
+    budget = IMAGE_BUDGET_BYTES // max(len(files), 1)
+    images = {key: thumbnail(path, budget) for key, path in files.items()}
     return clean(
         {
             "total": len(order),
+            "added": len(added),
             "metrics": [
                 {"kind": m["kind"], "name": m["name"], "higher": m["higher_is_better"]}
                 for m in scores["metrics"]
@@ -97,17 +109,26 @@ def categories(metadata: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     return {key: sorted(values) for key, values in found.items() if 2 <= len(values) <= MAX_GROUPS}
 
 
-def thumbnail(path: Path) -> dict[str, Any]:
+def thumbnail(path: Path, budget_bytes: int = IMAGE_BUDGET_BYTES) -> dict[str, Any]:
     """A small copy of an image as a data URI, with the size of the original.
+
+    Args:
+        path: of the image.
+        budget_bytes: what the copy may take; where none of SIZES fits, the smallest is taken.
 
     Raises:
         DataError: the image cannot be opened.
     """
     image = open_image(path, where=str(path))
     width, height = image.size
-    if max(image.size) > MAX_SIDE_PIXELS:
-        image.thumbnail((MAX_SIDE_PIXELS, MAX_SIDE_PIXELS))
-    return {"uri": _data_uri(image), "width": width, "height": height}
+    uri = ""
+    for side, quality in SIZES:
+        if max(image.size) > side:
+            image.thumbnail((side, side))
+        uri = _data_uri(image, quality)
+        if len(uri) <= budget_bytes:
+            break
+    return {"uri": uri, "width": width, "height": height}
 
 
 def prompt_of(sample: Sample) -> str:
@@ -183,11 +204,14 @@ def metadata_of(fields: Mapping[str, Any]) -> dict[str, str]:
     return dict(list(plain.items())[:MAX_METADATA])
 
 
-def _data_uri(image: Image) -> str:
+def _data_uri(image: Image, quality: int) -> str:
     """PNG where it is not much bigger than JPEG (flat screens, pixel art), else JPEG."""
-    jpeg, png = io.BytesIO(), io.BytesIO()
-    image.save(jpeg, "JPEG", quality=82, optimize=True)
-    image.save(png, "PNG", optimize=True)
-    lossless = len(png.getvalue()) <= 1.5 * len(jpeg.getvalue())
-    kind, content = ("png", png) if lossless else ("jpeg", jpeg)
-    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=quality, optimize=True)
+    kind, content = "jpeg", jpeg.getvalue()
+    if image.getcolors(FEW_COLOURS) is not None:  # of photos a PNG is bigger, and takes long
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        if len(png.getvalue()) <= 1.5 * len(content):
+            kind, content = "png", png.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -23,7 +23,7 @@ from limbeck.report.gallery import (
     prompt_of,
     thumbnail,
 )
-from limbeck.report.pages import environment, inline_json, policy_for, text_of
+from limbeck.report.pages import environment, inline_json, policy_for, script_of, text_of
 from limbeck.report.stage_files import clean
 from limbeck.report.table import Cell, Table, shortened
 
@@ -147,7 +147,7 @@ def labels_page(
             "colours": {"answer": "arm-teacher"},
         }
     )
-    script = text_of("page.js")
+    script = script_of("page.js", "gallery.js")
     spreads = {MEASURES[k]: v for k, v in found["of_fit_answers"].items() if v is not None}
     return (
         environment(html=True)

@@ -11,12 +11,12 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
-from limbeck.report import cost_tables, fact_tables, figures, score_tables
+from limbeck.report import figures
 from limbeck.report.format import count, percent
 from limbeck.report.plots import colours
+from limbeck.report.sections import basis, sections_of
 from limbeck.report.table import Results
 
 FOLDER = files("limbeck.report")
@@ -28,7 +28,7 @@ _TOGETHER = re.compile(
 
 def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
     """The whole page: style, script, plots and images inside; it asks the network for nothing."""
-    script = text_of("page.js")
+    script = script_of("page.js", "gallery.js")
     arms = colours(arm["arm"] for arm in results["evaluation"]["arms"])
     models = {model["id"]: arms.get(model["arm"], "") for model in results["evaluation"]["models"]}
     return (
@@ -39,18 +39,18 @@ def html_page(results: Results, gallery: Mapping[str, Any]) -> str:
             policy=policy_for(script),
             style=Markup(text_of("page.css")),
             script=Markup(script),
-            gallery=gallery,
             gallery_json=Markup(inline_json({**gallery, "colours": arms})),
             colours={**models, **arms},
             cards=figures.cards(results),
-            latency_plot=figures.trade_off(results, "latency"),
-            memory_plot=figures.trade_off(results, "memory"),
-            difference_plot=figures.difference_plot(results),
-            loss_plots=figures.loss_plots(results),
-            histograms=figures.histograms(results),
-            **_shared(results),
+            basis=basis(results),
+            sections=sections_of(results, gallery),
         )
     )
+
+
+def script_of(*names: str) -> str:
+    """Several script files as the one script of a page."""
+    return "\n".join(text_of(name) for name in names)
 
 
 def policy_for(script: str) -> str:
@@ -62,13 +62,11 @@ def policy_for(script: str) -> str:
     )
 
 
-def markdown_page(results: Results) -> str:
+def markdown_page(results: Results, gallery: Mapping[str, Any]) -> str:
     """The same verdict and tables as Markdown, for a repository or a pull request."""
-    text = (
-        environment(html=False)
-        .get_template("README.md.jinja")
-        .render(results=results, **_shared(results))
-    )
+    sections = [one for one in sections_of(results, gallery) if one.in_markdown]
+    template = environment(html=False).get_template("README.md.jinja")
+    text = template.render(results=results, basis=basis(results), sections=sections)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -87,33 +85,6 @@ def markdown_escaped(value: Any) -> str:
     text = re.sub(r"([\\`*|~])", r"\\\1", text)
     text = re.sub(r"(?<!\w)_|_(?!\w)", r"\_", text)  # between letters it marks nothing
     return re.sub(r"\](?=[\[(:])", r"\]", text)  # a bracket is a link only before these
-
-
-def _shared(results: Results) -> dict[str, Any]:
-    data = results["data"]
-    facts = fact_tables.facts_table
-    return {
-        "scores": score_tables.scores_table(results),
-        "seeds": score_tables.seeds_table(results),
-        "paired": score_tables.differences_table(results),
-        "other_pairs": score_tables.other_differences_table(results),
-        "lengths": score_tables.lengths_table(results),
-        "groups": score_tables.group_tables(results),
-        "savings": cost_tables.savings_table(results),
-        "benchmarks": cost_tables.benchmark_tables(results),
-        "machines": cost_tables.machines_table(results),
-        "training": fact_tables.training_table(results),
-        "growth": fact_tables.growth_table(results),
-        "signals": fact_tables.signals_table(results),
-        "matches": fact_tables.matches_table(results),
-        "stages": fact_tables.stages_table(results),
-        "data_facts": facts("data", "Counts", data["facts"]),
-        "distributions": fact_tables.distributions_table(data["distributions"]),
-        "quarantine": facts("quarantine", "Put aside", data["quarantined"]["reasons"], "reason"),
-        "label_facts": facts("labels", "Labels", results["labels"] or {}),
-        "version_facts": facts("versions", "Versions", results["versions"], "package"),
-        "recipe_yaml": yaml.safe_dump(results["recipe"], sort_keys=False, allow_unicode=True),
-    }
 
 
 def environment(*, html: bool) -> jinja2.Environment:

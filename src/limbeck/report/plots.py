@@ -80,18 +80,33 @@ def scatter(
     marks = [_point(p, x, y) for p in points]
     labels = _labels(points, x, y)
     body = Markup("").join([_frame(x, y, x_label, y_label), *marks, *labels])
-    return _svg(body, name, about)
+    return svg(body, name, about)
 
 
-def curves(lines: Sequence[Line], *, x_label: str, y_label: str, name: str, about: str) -> Markup:
-    """Curves over steps; the vertical axis is logarithmic where values spread far."""
+def curves(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    name: str,
+    about: str,
+    breaks: Sequence[float] = (),
+) -> Markup:
+    """Curves over steps; the vertical axis is logarithmic where values spread far.
+
+    At `breaks` what is drawn changes its meaning, which a vertical line marks.
+    """
     x = fitted([v for line in lines for v in line.x], LEFT, WIDTH - RIGHT, log=False, margin=0.0)
     spread = [v for line in lines for v in line.y]
     log = min((v for v in spread if v is not None), default=0) > 1e-6
     y = fitted(spread, HEIGHT - BOTTOM, TOP, log=None if log else False, margin=0.05)
     y_label += " (log scale)" if y.log else ""
+    rule = Markup(
+        '<line class="zero" stroke-dasharray="2 3" x1="{0:g}" x2="{0:g}" y1="{1}" y2="{2}"/>'
+    )
+    marks = [rule.format(x.at(step), TOP, HEIGHT - BOTTOM) for step in breaks]
     drawn = [_curve(line, x, y) for line in lines]
-    return _svg(Markup("").join([_frame(x, y, x_label, y_label), *drawn]), name, about)
+    return svg(Markup("").join([_frame(x, y, x_label, y_label), *marks, *drawn]), name, about)
 
 
 def histogram(
@@ -114,7 +129,7 @@ def histogram(
         for low, high, number in zip(edges, edges[1:], counts, strict=False)
     ]
     frame = _frame(x, y, x_label, "count")
-    return _svg(Markup("").join([frame, *drawn]), name, about)
+    return svg(Markup("").join([frame, *drawn]), name, about)
 
 
 def differences(bars: Sequence[Bar], *, name: str, about: str) -> Markup:
@@ -137,7 +152,7 @@ def differences(bars: Sequence[Bar], *, name: str, about: str) -> Markup:
         )
     for index, bar in enumerate(bars):
         parts.append(_difference(bar, x, top + row * index))
-    return _svg(Markup("").join(parts), name, about, height)
+    return svg(Markup("").join(parts), name, about, height)
 
 
 def _ys(point: Point) -> list[float]:
@@ -319,7 +334,8 @@ def _curve(line: Line, x: Axis, y: Axis) -> Markup:
     )
 
 
-def _svg(body: Markup, name: str, about: str, height: float = HEIGHT) -> Markup:
+def svg(body: Markup, name: str, about: str, height: float = HEIGHT) -> Markup:
+    """A figure with its name and what it shows in words, for those who cannot see it."""
     return Markup(
         '<svg viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title><desc>{}</desc>'
         "{}</svg>"

@@ -11,8 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from limbeck.errors import DataError
+from limbeck.recipe.design import Design
 from limbeck.report import cost as costs_of
+from limbeck.report.ablation import ablation_of
+from limbeck.report.answers import answers_of
+from limbeck.report.failures import failures_of
 from limbeck.report.floors import floor_warnings, floors
+from limbeck.report.judge_tables import judge_warnings, judged_by
+from limbeck.report.licences import licences_of
+from limbeck.report.matches import over_time
 from limbeck.report.stage_files import clean, manifest_of, read_json, read_jsonl
 from limbeck.report.verdict import headline_metric, verdict
 from limbeck.store import versions
@@ -26,12 +33,15 @@ BUSY_CORES = 0.3
 
 @dataclass(frozen=True)
 class ReportModel:
-    """One compared model: its arm and seed, and the folders of its training and benchmark."""
+    """One compared model: its arm and seed, and the folders of its trainings and benchmark.
+
+    Of several trainings each began with the student of the one before.
+    """
 
     id: str
     arm: str
     seed: int | None
-    training: Path | None = None
+    trainings: Sequence[Path] = ()
     benchmark: Path | None = None
 
 
@@ -45,8 +55,12 @@ class ReportInputs:
     evaluation: Path
     labels: Path | None = None
     models: Sequence[ReportModel] = ()
+    verbalisers: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    judge: Path | None = None
+    public: Path | None = None
     served_teacher: bool = False
     stages: Sequence[dict[str, Any]] = field(default_factory=tuple)
+    ablation: Design | None = None
 
 
 def assemble(inputs: ReportInputs) -> dict[str, Any]:
@@ -62,9 +76,7 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         if model.benchmark is not None
     }
     training = {
-        model.id: training_of(model.training)
-        for model in inputs.models
-        if model.training is not None
+        model.id: training_of(model.trainings) for model in inputs.models if model.trainings
     }
     costs = arm_costs(inputs.models, benchmarks)
     steps = steps_by_arm(inputs.models, training)
@@ -78,6 +90,8 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "headline": metric["kind"] if metric else None,
         "verdict": judged.as_dict(),
         "floors": floors(scores, metric),
+        "judge": judged_by(inputs.judge),
+        "public": read_json(inputs.public / "results.json") if inputs.public else None,
         "evaluation": scores,
         "costs": costs,
         "gains": {
@@ -87,6 +101,10 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         },
         "benchmark": benchmarks,
         "training": training,
+        "verbalisers": {
+            name: manifest_of(folder).get("summary", {})
+            for name, folder in inputs.verbalisers.items()
+        },
         "models": [{"id": m.id, "arm": m.arm, "seed": m.seed} for m in inputs.models],
         "data": data_of(inputs.data),
         "labels": manifest_of(inputs.labels).get("summary") if inputs.labels else None,
@@ -95,12 +113,17 @@ def assemble(inputs: ReportInputs) -> dict[str, Any]:
         "versions": versions(),
         "recipe": {key: value for key, value in inputs.recipe.items() if key != "work"},
     }
+    if inputs.ablation is not None:
+        results["ablation"] = ablation_of(inputs.ablation, results)
+    results["licences"] = licences_of(inputs.recipe, results["data"]["facts"])
+    results["failures"] = failures_of(inputs.evaluation, scores, metric)
     results["warnings"] = warnings_of(results)
     if served and costs:
         results["warnings"].append(
             "the teacher is served: its size is unknown and it was not timed, so that nothing is"
             " said about savings against it"
         )
+    results["answers"] = answers_of(results)
     return clean(results)
 
 
@@ -115,21 +138,36 @@ def arm_costs(
     return {arm: costs_of.arm_cost(found) for arm, found in by_arm.items()}
 
 
-def training_of(folder: Path) -> dict[str, Any]:
-    """A training stage: its manifest's summary and its curves, thinned, column by column."""
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
-    manifest = manifest_of(folder)
-    summary = manifest.get("summary", {})
+def training_of(folders: Sequence[Path]) -> dict[str, Any]:
+    """A student's trainings: the last one's summary, and curves over all of them, thinned.
+
+    Steps and seconds count on from one training to the next; `phases` are the steps at which a
+    further one begins.
+    """
+    rows: list[dict[str, Any]] = []
+    manifests = [manifest_of(folder) for folder in folders]
+    phases: list[int] = []
+    for folder in folders:
+        own = [row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row]
+        step, seconds = (rows[-1]["step"], rows[-1]["seconds"]) if rows else (0, 0.0)
+        phases += [step] if rows else []
+        rows += [
+            {**row, "step": row["step"] + step, "seconds": row["seconds"] + seconds} for row in own
+        ]
+    summary = manifests[-1].get("summary", {})
     kept = thinned(rows, MAX_CURVE_POINTS)
     parts = dict.fromkeys(name for row in kept for name in row.get("losses") or {})
     columns = ("step", "loss", "learning_rate", "tokens_per_second", "seconds")
+    spent = [manifest["seconds"] for manifest in manifests if "seconds" in manifest]
     return {
         "summary": summary,
-        "seconds": manifest.get("seconds"),
-        "steps": rows[-1]["step"] + summary.get("steps_before", 0) if rows else None,
+        "seconds": sum(spent) if spent else None,
+        "steps": rows[-1]["step"] if rows else None,
+        "phases": phases,
         "seconds_per_step": rows[-1]["seconds"] / rows[-1]["step"] if rows else None,
         "data_wait_share": waiting_share(rows),
-        "matches": rows[-1].get("matches") if rows else None,
+        "matches": next((row["matches"] for row in reversed(rows) if row.get("matches")), None),
+        "matches_over_time": over_time(rows),
         "rows": len(rows),
         "curve": {
             **{name: [row.get(name) for row in kept] for name in columns},
@@ -214,6 +252,8 @@ def warnings_of(results: Mapping[str, Any]) -> list[str]:
     scores = results["evaluation"]
     found = [str(text) for text in (*scores["warnings"], *results["data"]["warnings"])]
     found += floor_warnings(results["floors"])
+    found += judge_warnings(results["judge"])
+    found += (results["public"] or {}).get("warnings", ())
     for arm, gained in results["gains"].items():
         found += [f"{arm} was not benchmarked like the teacher: {how}" for how in gained["mixed"]]
     for model, measured in results["benchmark"].items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from limbeck.report.format import count
 
@@ -19,17 +19,22 @@ class Cell:
     text: str
     detail: str = ""
     tone: str = ""
+    link: str = ""
+    """Where the text leads to, in the HTML pages."""
 
 
 @dataclass(frozen=True)
 class Table:
     """A table with its caption; the first cell of a row is its heading."""
 
+    form: ClassVar = "table"
     key: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    prose: bool = False
+    """Whether its cells hold sentences, which wrap, and not numbers."""
 
 
 def shortened(text: str, limit: int) -> str:

@@ -26,7 +26,7 @@ def write_report(output: Path, inputs: ReportInputs) -> dict[str, Any]:
     page = html_page(results, gallery := gallery_of(inputs, results))
     output.mkdir(parents=True, exist_ok=True)
     write_atomic(output / "results.json", _json(results))
-    write_atomic(output / "README.md", markdown_page(results))
+    write_atomic(output / "README.md", markdown_page(results, gallery))
     write_atomic(output / "index.html", page)
     return {
         "verdict": results["verdict"]["sentence"],

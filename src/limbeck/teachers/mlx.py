@@ -21,6 +21,7 @@ from limbeck.teachers import (
     ScoredAnswer,
     Teacher,
 )
+from limbeck.teachers.encoded_prompts import EncodedPrompts
 from limbeck.teachers.made_prompts import LocalWeights, MadePrompts, seed_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class _Open(MadePrompts):
         from limbeck.teachers.workers.process import WorkerProcess
 
         super().__init__(section.load_prompts(), data)
-        self._encoded: dict[str, tuple[Sample, Encoded]] = {}
+        self._encoded = EncodedPrompts(self.prompts.encoder, data)
         self._derived: TemporaryDirectory[str] | None = None
         self._worker = WorkerProcess.of(
             "mlx_worker.py", python=section.python, timeout_seconds=section.timeout_seconds
@@ -82,32 +83,18 @@ class _Open(MadePrompts):
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
     ) -> Iterator[Answered]:
-        from limbeck.data.prefetch import encoded_batches
-
-        planned = [list(batch) for batch in batches]
-        samples = [[request.sample for request in batch] for batch in planned]
-        encoder, blank = self.prompts.encoder, decoding.blank_images
-        prepared = encoded_batches(encoder, self.data, samples, workers, blank_images=blank)
-        for batch, items in zip(planned, prepared, strict=True):
-            if not blank:  # scoring the answers needs the same prompts
-                pairs = zip(batch, items, strict=True)
-                self._encoded = {r.sample.id: (r.sample, item) for r, item in pairs}
+        blank = decoding.blank_images
+        for batch, items in self._encoded.batches(batches, blank_images=blank, workers=workers):
             yield batch, self._answer_all(batch, items, decoding)
 
     def answer(self, requests: Sequence[Request], decoding: Decoding) -> list[Answer]:
-        if decoding.blank_images:
-            encode, data = self.prompts.encoder.encode, self.data
-            items = [encode(r.sample, data, None, blank_images=True) for r in requests]
-        else:
-            items = [self._prompt(request.sample) for request in requests]
+        blank = decoding.blank_images
+        items = [self._encoded.of(r.sample, blank_images=blank) for r in requests]
         return self._answer_all(requests, items, decoding)
 
     def score(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[ScoredAnswer]:
         scored: list[ScoredAnswer] = []
-        encoder = self.prompts.encoder
-        for sample, answer in zip(samples, answers, strict=True):
-            item = self._prompt(sample).with_answer(encoder.answer_tokens(answer))
-            encoder.check_context(item, sample)
+        for sample, item in zip(samples, self._encoded.with_answers(samples, answers), strict=True):
             signal = Dense(self.prompts.vocabulary.of(self._logits(item)))
             ids = self.columns_of(item.answer_ids.tolist(), sample)
             scored.append(ScoredAnswer(ids, signal))
@@ -168,13 +155,6 @@ class _Open(MadePrompts):
                 f" {(tokens, self.vocabulary_rows)}: its head is not what config.json says"
             )
         return torch.from_numpy(logits_NR)
-
-    def _prompt(self, sample: Sample) -> Encoded:
-        """The sample without an answer; that of the last batch is at hand."""
-        known, item = self._encoded.get(sample.id, (None, None))
-        if item is not None and known == sample:
-            return item
-        return self.prompts.encoder.encode(sample, self.data, None)
 
 
 def _arrays(item: Encoded) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from limbeck.teachers import (
     ScoredAnswer,
     Teacher,
 )
+from limbeck.teachers.encoded_prompts import EncodedPrompts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,14 +73,14 @@ class _Open(OpenTeacher):
     def __init__(self, loaded: LoadedModel, data: Path, section: Transformers) -> None:
         from limbeck.models.vocabulary import shared_vocabulary
 
-        self.loaded, self._data, self._section = loaded, data, section
+        self.loaded, self._section = loaded, section
         rows = self.loaded.model.get_output_embeddings().weight.shape[0]
         self._vocabulary = shared_vocabulary(loaded.tokenizer, loaded.tokenizer, rows, rows)
-        self._prompts: dict[str, tuple[Sample, Encoded]] = {}
+        self._prompts = EncodedPrompts(loaded.encoder, data)
         self._share_prefix = False
 
     def visual_tokens(self, sample: Sample) -> int:
-        return self._prompt(sample).visual_tokens
+        return self._prompts.of(sample).visual_tokens
 
     @property
     def vocabulary_rows(self) -> int:
@@ -96,26 +97,15 @@ class _Open(OpenTeacher):
         return f"{gib:.3g} GiB of weights ({kind}) on {self.loaded.device}"
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[Answer]:
-        encoder = self.loaded.encoder
-        if decoding.blank_images:
-            items = [encoder.encode(s, self._data, None, blank_images=True) for s in samples]
-        else:
-            items = [self._prompt(sample) for sample in samples]
+        blank = decoding.blank_images
+        items = [self._prompts.of(sample, blank_images=blank) for sample in samples]
         return self._generate(items, decoding)
 
     def stream(
         self, batches: Iterable[Sequence[Request]], decoding: Decoding, *, workers: int = 0
     ) -> Generator[Answered]:
-        from limbeck.data.prefetch import encoded_batches
-
-        planned = [list(batch) for batch in batches]
-        samples = [[request.sample for request in batch] for batch in planned]
-        encoder, blank = self.loaded.encoder, decoding.blank_images
-        prepared = encoded_batches(encoder, self._data, samples, workers, blank_images=blank)
-        for batch, items in zip(planned, prepared, strict=True):
-            if not blank:  # scoring the answers needs the same prompts
-                pairs = zip(batch, items, strict=True)
-                self._prompts = {r.sample.id: (r.sample, item) for r, item in pairs}
+        blank = decoding.blank_images
+        for batch, items in self._prompts.batches(batches, blank_images=blank, workers=workers):
             # One seed a batch: another answer to the same samples needs another.
             yield batch, self._generate(items, decoding, number=batch[0].number)
 
@@ -125,7 +115,7 @@ class _Open(OpenTeacher):
         from limbeck.models.shared_prefix import training_batch
         from limbeck.records import IGNORED
 
-        items = self._answered(samples, answers)
+        items = self._prompts.with_answers(samples, answers)
         batch = training_batch(self.loaded, items, share_prefix=self._share_prefix)
         batch = batch.to(self.loaded.device)
         rows_BL = batch.targets_BL != IGNORED
@@ -151,7 +141,7 @@ class _Open(OpenTeacher):
         from limbeck.data.tokens import collate
         from limbeck.models.taps import read_features
 
-        items = self._answered(samples, answers)
+        items = self._prompts.with_answers(samples, answers)
         batch = collate(items, pad_id=self.loaded.encoder.pad_id, side="right")
         return read_features(self.loaded, batch.to(self.loaded.device), taps)
 
@@ -169,7 +159,8 @@ class _Open(OpenTeacher):
         some = on_the_same_pictures(samples)
         if not some:
             return "no two samples show the same pictures"
-        items = [self._prompt(sample).with_answer(encoder.answer_tokens(PROBE)) for sample in some]
+        probe = encoder.answer_tokens(PROBE)
+        items = [self._prompts.of(sample).with_answer(probe) for sample in some]
         reason = why_not_packed(self.loaded, items) or why_not_continued(self.loaded, items)
         self._share_prefix = reason is None
         return reason
@@ -192,7 +183,7 @@ class _Open(OpenTeacher):
         else:
             answer = self.generate([sample], Decoding(max_new_tokens=32))[0].text
         try:
-            check_image_sensitivity(self.loaded, sample, self._data, answer)
+            check_image_sensitivity(self.loaded, sample, self._prompts.data, answer)
         except UsageError as error:
             where = f"teacher, sample {error.where}"
             raise TeacherError(error.what, where=where, mend=error.mend) from error
@@ -211,21 +202,3 @@ class _Open(OpenTeacher):
             share_prefix=self._share_prefix,
         )
         return [Answer(g.text, len(g.token_ids), g.finished) for g in generated]
-
-    def _answered(self, samples: Sequence[Sample], answers: Sequence[str]) -> list[Encoded]:
-        """Prompts with given answers."""
-        encoder = self.loaded.encoder
-        items = [
-            self._prompt(sample).with_answer(encoder.answer_tokens(answer))
-            for sample, answer in zip(samples, answers, strict=True)
-        ]
-        for sample, item in zip(samples, items, strict=True):
-            encoder.check_context(item, sample)
-        return items
-
-    def _prompt(self, sample: Sample) -> Encoded:
-        """The sample without an answer; that of the last batch is at hand."""
-        known, item = self._prompts.get(sample.id, (None, None))
-        if item is not None and known == sample:
-            return item
-        return self.loaded.encoder.encode(sample, self._data, None)

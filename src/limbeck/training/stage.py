@@ -31,13 +31,16 @@ from limbeck.teachers import OpenTeacher, Teacher, share_prefixes
 from limbeck.training.alignment import aligned_signal
 from limbeck.training.batches import Example
 from limbeck.training.job import Job, TeacherFacts
-from limbeck.training.verbalising import read_both
+from limbeck.training.verbalising import keep_spoken, read_both
 
 if TYPE_CHECKING:
     from limbeck.models.load import LoadedModel
 
 MODEL = "student"
 """Sub-folder of a finished training stage that `from_pretrained` loads."""
+VERBALISERS = "verbalisers"
+"""Sub-folder with the student's verbalisers as they are after training; `limbeck verbalise` reads
+them, and the student does not."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def train_student(
             )
     with closing(session) if session is not None else nullcontext():
         summary = _train(job, section.adapter, section.freeze, about)
+    if verbalisers and os.environ.get("RANK", "0") == "0":
+        keep_spoken(job, verbalisers[0], output / VERBALISERS)
     return {**summary, "signal": labelling.signal if signalled else None}
 
 

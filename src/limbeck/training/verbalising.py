@@ -88,6 +88,17 @@ def layer_values(student: StudentView, verbalisers: nn.Module | None) -> list[Te
     return found
 
 
+def layer_rows(student: StudentView, verbalisers: nn.ModuleList) -> list[Tensor]:
+    """For each target layer in turn, -log p(y) of every row; for few rows, without gradient."""
+    import torch
+
+    states = [torch.cat(found) for found in student.features.tensors.values()]
+    return [
+        cross_entropy_rows(student.head(say(state_NH)), student.labels_N)
+        for state_NH, say in zip(states, verbalisers.children(), strict=True)
+    ]
+
+
 def train_verbalisers(
     output: Path,
     *,
@@ -162,6 +173,10 @@ def train_verbalisers(
         "own_loss": losses["own"],
         "logit_lens_losses": lens_losses["layers"],
         "losses": losses["layers"],
+        "lowered_by": [
+            lowered_by(before, after, losses["tokens_each"])
+            for before, after in zip(lens_losses["sums"], losses["sums"], strict=True)
+        ],
     }
     if os.environ.get("RANK", "0") == "0":  # two ranks would write into each other's files
         save_verbalisers(output, verbalisers, facts)
@@ -195,6 +210,24 @@ def read_both(student: LoadedModel, vocabulary: Vocabulary, own: Path, theirs: P
     return Verbalisers(mine, their, head_VH)
 
 
+def keep_spoken(job: Job, before: Path, folder: Path) -> None:
+    """Write the student's verbalisers as its training has left them.
+
+    Args:
+        job: whose verbalisers were trained on.
+        before: the folder that they came from, for their layers.
+        folder: where they go.
+    """
+    from limbeck.losses.verbal import Verbalisers
+    from limbeck.models.verbaliser import read_verbalisers, save_verbalisers
+
+    assert isinstance(job.verbalisers, Verbalisers), "read by `read_both`"
+    _, facts = read_verbalisers(before, "cpu")
+    folder.mkdir(exist_ok=True)
+    kept = {name: facts[name] for name in ("layers", "init")}
+    save_verbalisers(folder, job.verbalisers.student, kept)
+
+
 def _losses(
     model: LoadedModel,
     vocabulary: Vocabulary,
@@ -203,7 +236,7 @@ def _losses(
     examples: Sequence[Example],
     data: Path,
 ) -> dict[str, Any]:
-    """Mean -log p(y) a token of every layer, and of the model itself."""
+    """Mean -log p(y) a token of every layer and of the model itself, and sums of each sample."""
     import torch
 
     from limbeck.data.tokens import collate
@@ -211,7 +244,9 @@ def _losses(
 
     shape = shape_of(model.base.config)
     taps = loss.student_taps(shape, shape)
-    sums, own, tokens = [0.0] * len(taps), 0.0, 0
+    sums: list[list[float]] = [[] for _ in taps]
+    tokens_each: list[int] = []
+    own = 0.0
     dtype = model.base.dtype
 
     def head(hidden_NH: Tensor) -> Tensor:
@@ -230,12 +265,38 @@ def _losses(
             states = seen.features(batch.inputs, batch.targets_BL).only(taps)
             labels_N = vocabulary.columns_of(batch.targets_BL[rows_BL])
             view = StudentView(labels_N, hidden_NH, head, states)
-            found = layer_values(view, verbalisers)
+            lengths = [len(item.answer_ids) for item in items]
+            for layer, values_N in enumerate(layer_rows(view, verbalisers)):
+                sums[layer] += [float(values.sum()) for values in values_N.split(lengths)]
             own += float(cross_entropy_rows(view.logits_NV, labels_N).sum())
-        sums = [total + float(value) for total, value in zip(sums, found, strict=True)]
-        tokens += len(labels_N)
+        tokens_each += lengths
+    tokens = sum(tokens_each)
     return {
-        "layers": [round(total / max(1, tokens), 6) for total in sums],
+        "layers": [round(sum(each) / max(1, tokens), 6) for each in sums],
         "own": round(own / max(1, tokens), 6),
         "tokens": tokens,
+        "sums": sums,
+        "tokens_each": tokens_each,
     }
+
+
+def lowered_by(
+    before: Sequence[float], after: Sequence[float], tokens: Sequence[int]
+) -> dict[str, float]:
+    """How much a layer's mean loss a token fell, with a 95 % interval over samples.
+
+    A ratio of sums over samples, its variance by linearisation (Cochran 1977, section 6.4):
+    D = sum d_i / sum n_i, with standard error sqrt(m / (m - 1) sum (d_i - D n_i)^2) / sum n_i.
+
+    Args:
+        before: summed loss of each of m samples, of the logit lens.
+        after: of the verbaliser.
+        tokens: n_i.
+    """
+    gained = [then - now for then, now in zip(before, after, strict=True)]
+    total, samples = sum(tokens), len(tokens)
+    value = sum(gained) / max(1, total)
+    spread = sum((d - value * n) ** 2 for d, n in zip(gained, tokens, strict=True))
+    half = 1.96 * (samples / max(1, samples - 1) * spread) ** 0.5 / max(1, total)
+    bounds = {"value": value, "low": value - half, "high": value + half}
+    return {name: round(number, 6) for name, number in bounds.items()}

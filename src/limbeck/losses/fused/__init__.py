@@ -29,19 +29,11 @@ from torch.autograd.function import once_differentiable
 from limbeck.errors import UsageError
 from limbeck.losses import Loss
 from limbeck.losses.block import Block
+from limbeck.losses.chunks import BLOCK_ELEMENTS, BLOCK_ELEMENTS_ELSEWHERE, CHUNK_ROWS
 from limbeck.losses.fused.columns import kept_columns
 from limbeck.losses.fused.gradients import Gradients
 from limbeck.losses.fused.memory import Buffers
 from limbeck.records import AlignedSignal, Dense, LinearHead, TopK
-
-CHUNK_ROWS = 256
-"""Rows of logits in memory at once: enough that reading the head's weights costs little."""
-
-BLOCK_ELEMENTS = {"cpu": 2**18}
-"""Logits that a block holds (one row at least): a processor's cache."""
-
-BLOCK_ELEMENTS_ELSEWHERE = 2**22
-"""On other devices: enough to keep them busy."""
 
 
 @dataclass(frozen=True)

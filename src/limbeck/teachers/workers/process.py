@@ -37,6 +37,8 @@ class WorkerProcess:
         command: what to start; its standard error goes to the log.
         environment: of the process; None for this process's own.
         timeout_seconds: longest wait for a reply.
+        called: what it is called in errors.
+        section: of the recipe, whose `python` and `timeout_seconds` these are.
 
     Raises:
         TeacherError: it cannot be started.
@@ -48,8 +50,11 @@ class WorkerProcess:
         *,
         environment: Mapping[str, str] | None = None,
         timeout_seconds: float,
+        called: str = "the teacher's process",
+        section: str = "teacher",
     ) -> None:
         self.timeout_seconds = timeout_seconds
+        self._called, self._section = called, section
         self._asked = 0
         self._lines: deque[str] = deque(maxlen=LINES_KEPT)
         try:
@@ -65,7 +70,7 @@ class WorkerProcess:
             raise TeacherError(
                 f"cannot be started ({error.strerror})",
                 where=str(command[0]),
-                mend="set teacher.python to a Python with the packages of the backend",
+                mend=f"set {section}.python to a Python with the packages that it needs",
             ) from error
         self._outbox: queue.Queue[tuple[dict[str, Any], Arrays] | None] = queue.Queue()
         self._inbox: queue.Queue[Any] = queue.Queue()
@@ -83,6 +88,7 @@ class WorkerProcess:
         python: str,
         timeout_seconds: float,
         environment: Mapping[str, str] = os.environ,
+        **names: str,
     ) -> WorkerProcess:
         """The worker of a file beside this one, run by `python` ("": by our own)."""
         environment = dict(environment)
@@ -94,7 +100,7 @@ class WorkerProcess:
             "-u",
             Path(__file__).parent / script,
         ]
-        return cls(command, environment=environment, timeout_seconds=timeout_seconds)
+        return cls(command, environment=environment, timeout_seconds=timeout_seconds, **names)
 
     def load(self, backend: str, python: str, **fields: Any) -> tuple[Any, Any]:
         """Let it load its model; where its Python lacks the packages, say which one has to have it.
@@ -109,7 +115,7 @@ class WorkerProcess:
                 raise
             raise TeacherError(
                 f"{python or sys.executable} cannot run {backend} ({error.what})",
-                where="teacher.python",
+                where=f"{self._section}.python",
                 mend=f"install {backend} in an environment of its own and name its Python",
             ) from error
 
@@ -129,7 +135,7 @@ class WorkerProcess:
         except queue.Empty:
             raise self._failed(
                 f"did not answer within {self.timeout_seconds:g} seconds",
-                "raise teacher.timeout_seconds, or use a smaller model",
+                f"raise {self._section}.timeout_seconds, or use a smaller model",
             ) from None
         if reply is None:
             raise self._ended()
@@ -141,7 +147,7 @@ class WorkerProcess:
                 f"answered message {found.get('id')!r} when {self._asked} was asked last"
             )
         if "error" in found:
-            raise TeacherError(str(found["error"]), where=f"the teacher's process, {do}")
+            raise TeacherError(str(found["error"]), where=f"{self._called}, {do}")
         return found, arrays
 
     def close(self) -> None:
@@ -177,7 +183,7 @@ class WorkerProcess:
         said = " | ".join(list(self._lines)[-LINES_SHOWN:])
         if said:
             what += f"; it last said: {said}"
-        return TeacherError(f"the teacher's process {what}", mend=mend)
+        return TeacherError(f"{self._called} {what}", mend=mend)
 
     def _kill(self) -> None:
         """With all that it started: it leads a group of its own."""

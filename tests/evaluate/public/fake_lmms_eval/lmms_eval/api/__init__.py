@@ -1,0 +1,1 @@
+"""As `lmms_eval.api`."""
