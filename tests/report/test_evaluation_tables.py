@@ -30,9 +30,8 @@ def results_of(*models: tuple[str, list[str]]) -> dict[str, Any]:
 
 
 RIGHT = [sample.references[0] for sample in SAMPLES]
-LONG = [
-    text + " and more words than anybody asked for" * (i % 3 > 0) for i, text in enumerate(RIGHT)
-]
+MORE = " and more words than anybody asked for" * 2
+LONG = [text + MORE * (i % 3 > 0) for i, text in enumerate(RIGHT)]
 NEARLY = [f"red{i} dog{i}" for i in range(N)]
 RESULTS = results_of(("teacher", LONG), ("student", NEARLY))
 

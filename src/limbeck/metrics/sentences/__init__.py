@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +78,9 @@ class SentenceEncoder:
         logging.disable_progress_bar()
         self._pooling = _pooling_of(folder) if pooling == "auto" else pooling
         options: Any = {"local_files_only": True, "trust_remote_code": False}
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **options)
-        loaded: Any = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, **options
-        )
-        self._model: Any = loaded.eval()
+        self._tokenizer = cast(Any, AutoTokenizer).from_pretrained(folder, **options)
+        options |= {"dtype": torch.float32, "use_safetensors": True}
+        self._model = cast(Any, AutoModel).from_pretrained(folder, **options).eval()
         positions = getattr(self._model.config, "max_position_embeddings", None)
         self._tokens = min(self._tokenizer.model_max_length, _own_limit(folder), positions or 512)
         self._known: dict[str, NDArray[np.float32]] = {}
@@ -123,11 +121,14 @@ def sentence_encoder(folder: Path, pooling: str) -> SentenceEncoder:
 
 
 def _cached(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+        found = cast(Any, huggingface_hub).snapshot_download(
+            model, revision=revision, local_files_only=True
+        )
+        return Path(found)
     except (LocalEntryNotFoundError, HFValidationError) as error:
         wanted = f"{model} --revision {revision}" if revision else model
         raise UsageError(
@@ -166,7 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot be read ({error})", where=str(path)) from error
-    return found if isinstance(found, dict) else {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 def _writable(text: str) -> str:
