@@ -40,7 +40,7 @@ FORMAT_VERSIONS = {
     "questions": 1,
     "public": 1,
     "benchmark": 2,
-    "report": 5,
+    "report": 6,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 
