@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from limbeck.graph.checks import device_of
+from limbeck.stages import device_of
 
 
 def test_a_named_device_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

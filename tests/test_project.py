@@ -28,7 +28,7 @@ PAGES = [
     ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md")
 ]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-SHIPPED = sorted(RECIPES.glob("*.yaml"))
+SHIPPED = sorted(set(RECIPES.glob("*.yaml")) - set(RECIPES.glob("encoders*.yaml")))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

@@ -57,6 +57,12 @@ class MemoryExhaustedError(LimbeckError, MemoryError):
     exit_code = 6
 
 
+class GuardError(LimbeckError, RuntimeError):
+    """A guard of an encoder study fired: the figures would mean nothing."""
+
+    exit_code = 7
+
+
 class StoppedError(LimbeckError, RuntimeError):
     """A signal asked the run to stop; its state was saved and the same command continues it."""
 

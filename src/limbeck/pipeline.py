@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from limbeck.errors import LimbeckError, UsageError
 from limbeck.progress import say
@@ -145,20 +145,51 @@ def build_plan(
     return Plan(recipe.name, planned, graph.problems, budgets, disk, needs.summary)
 
 
+class Runnable(Protocol):
+    """What a run needs of a recipe."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def work(self) -> str: ...  # noqa: D102
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...  # noqa: D102
+
+
+class StageGraph(Protocol):
+    """Stages in the order in which they can be made, and what prevents that."""
+
+    stages: list[Stage]
+    problems: list[LimbeckError]
+
+
 def run(
-    recipe: Recipe, *, until: Command | None = None, on_event: Event | None = None
+    recipe: Runnable,
+    *,
+    until: Command | None = None,
+    on_event: Event | None = None,
+    build: Callable[[Any], StageGraph] | None = None,
 ) -> RunResult:
     """Make every stage that is not there yet, up to and with those of `until`.
 
     Under torchrun or accelerate launch, stages that train run on all ranks; the others run on
     rank 0 while the rest wait for their folders.
 
+    Args:
+        recipe: what is run.
+        until: the last stages to make; None makes all.
+        on_event: is told of every stage.
+        build: makes the graph of another kind of recipe than `Recipe`.
+
     Raises:
         LimbeckError: the first thing that cannot be done; finished stages stay.
     """
-    from limbeck.graph import graph_of
+    if build is None:
+        from limbeck.graph import graph_of
 
-    graph = graph_of(recipe)
+        build = graph_of
+    graph = build(recipe)
     if graph.problems:
         raise graph.problems[0]
     store = Store(Path(recipe.work))
@@ -184,7 +215,7 @@ def run(
         )
         if on_event and not cached:
             on_event("done", stage)
-        if stage.kind == "report":
+        if stage.command == "report":
             report = stage
             result.verdict = manifest["summary"].get("verdict")
     if rank == 0:
@@ -257,7 +288,9 @@ def _wait(store: Store, stage: Stage, *, until_begun: bool = False) -> bool:
     return True
 
 
-def _publish(recipe: Recipe, store: Store, result: RunResult, report: Stage | None) -> Path | None:
+def _publish(
+    recipe: Runnable, store: Store, result: RunResult, report: Stage | None
+) -> Path | None:
     """Write `runs/<name>/run.json` and put the report beside it."""
     import shutil
 

@@ -41,6 +41,13 @@ FORMAT_VERSIONS = {
     "public": 1,
     "benchmark": 2,
     "report": 6,
+    "encoder_data": 1,
+    "encoder_teacher": 1,
+    "encoder_features": 1,
+    "encoder_student": 1,
+    "encoder_scores": 1,
+    "encoder_cost": 1,
+    "encoder_report": 1,
 }
 """Raised when a stage's code changes what it writes, so that old folders are not taken for new."""
 
@@ -121,3 +128,19 @@ class ModelOf:
             "adapter_path": self.section.adapter_path,
         }
         return section.model_copy(update=found)
+
+
+def device_of(asked: str) -> str:
+    """The torch device that `auto` stands for, found without loading torch.
+
+    Under torchrun every rank gets the card of its own number.
+    """
+    import os
+    import platform
+
+    if asked not in ("auto", "cuda"):
+        return asked
+    if asked == "cuda" or Path("/dev/nvidiactl").exists():
+        rank = os.environ.get("LOCAL_RANK")
+        return "cuda" if rank is None else f"cuda:{rank}"
+    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"

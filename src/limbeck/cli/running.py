@@ -214,6 +214,25 @@ def ablate_command(
             emit(as_text(found) if as_json else text)
 
 
+@app.command("encoders")
+def encoders_command(
+    recipe: RecipePath, overrides: Overrides = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Distil image encoders into small students, with baselines, real labels and guards."""
+    with reported(debug) as emit:
+        from limbeck.encoders.graph import encoder_graph
+        from limbeck.encoders.recipe import EncoderRecipe
+        from limbeck.encoders.report import check_report
+        from limbeck.pipeline import run
+        from limbeck.recipe import load_recipe
+
+        loaded = load_recipe(recipe, overrides or (), schema=EncoderRecipe)
+        result = run(loaded, on_event=_tell, build=encoder_graph)
+        text = f"{result.verdict}\nreport: {result.report}"
+        emit(as_text(result.describe()) if as_json else text)
+        check_report(result.report)
+
+
 @app.command()
 def demo(overrides: Overrides = None, as_json: Json = False, debug: Debug = False) -> None:
     """Run the recipe that comes along: no download, no GPU, minutes on two cores."""

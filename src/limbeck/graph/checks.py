@@ -304,19 +304,3 @@ def _check_own_answers(recipe: Recipe, loss: Loss, where: str) -> None:
             where=where,
             mend="set label.signal to live",
         )
-
-
-def device_of(asked: str) -> str:
-    """The torch device that `auto` stands for, found without loading torch.
-
-    Under torchrun every rank gets the card of its own number.
-    """
-    import os
-    import platform
-
-    if asked not in ("auto", "cuda"):
-        return asked
-    if asked == "cuda" or Path("/dev/nvidiactl").exists():
-        rank = os.environ.get("LOCAL_RANK")
-        return "cuda" if rank is None else f"cuda:{rank}"
-    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"

@@ -14,12 +14,11 @@ from limbeck.graph.checks import (
     check_shown_examples,
     check_signals,
     check_vision_cache,
-    device_of,
 )
 from limbeck.recipe import Arm, Recipe, arms_of
 from limbeck.recipe.design import design_of
 from limbeck.recipe.sections import ModelSection
-from limbeck.stages import Stage
+from limbeck.stages import Stage, device_of
 from limbeck.teachers import Teacher
 
 if TYPE_CHECKING:

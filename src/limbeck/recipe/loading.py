@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast, overload
 
 from pydantic import ValidationError
 
 from limbeck.errors import UsageError
-from limbeck.recipe.component import misfit
+from limbeck.recipe.component import Section, misfit
 from limbeck.recipe.recipe import Recipe
 from limbeck.recipe.yaml_text import Places, parse_value, parse_yaml
 
@@ -25,12 +25,39 @@ ALTERNATIVES = (
 """Fields of one section that exclude one another: overriding one takes the others out."""
 
 Edit = Callable[[dict[str, Any]], None]
+SchemaType = TypeVar("SchemaType", bound=Section)
+
+
+@overload
+def load_recipe(
+    path: str | Path, overrides: Iterable[str] = (), edit: Edit | None = None
+) -> Recipe: ...
+
+
+@overload
+def load_recipe(
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    edit: Edit | None = None,
+    *,
+    schema: type[SchemaType],
+) -> SchemaType: ...
 
 
 def load_recipe(
-    path: str | Path, overrides: Iterable[str] = (), edit: Edit | None = None
-) -> Recipe:
+    path: str | Path,
+    overrides: Iterable[str] = (),
+    edit: Edit | None = None,
+    *,
+    schema: type[Section] = Recipe,
+) -> Section:
     """Read a recipe file, apply `a.b=c` overrides, then `edit`, which changes the mapping in place.
+
+    Args:
+        path: of the file.
+        overrides: each a dotted path and a value.
+        edit: changes the mapping, None leaves it.
+        schema: what the file describes.
 
     Raises:
         UsageError: the file cannot be read, is no YAML mapping, or does not fit the schema.
@@ -41,7 +68,7 @@ def load_recipe(
         apply_override(values, override)
     if edit is not None:
         edit(values)
-    return recipe_from(values, places=Places(str(path), root, overrides))
+    return _validated(values, Places(str(path), root, overrides), schema)
 
 
 def recipe_from(values: dict[str, Any], *, places: Places | str = "recipe") -> Recipe:
@@ -50,12 +77,14 @@ def recipe_from(values: dict[str, Any], *, places: Places | str = "recipe") -> R
     Raises:
         UsageError: the first misfit, with its path, its line where known, and the mend.
     """
-    if isinstance(places, str):
-        places = Places(places)
+    return _validated(values, Places(places) if isinstance(places, str) else places, Recipe)
+
+
+def _validated(values: dict[str, Any], places: Places, schema: type[SchemaType]) -> SchemaType:
     try:
-        return Recipe.model_validate(values)
+        return schema.model_validate(values)
     except ValidationError as error:
-        found = misfit(error, Recipe, values)
+        found = misfit(error, schema, values)
         path = found.where.split(".") if found.where else []
         raise UsageError(found.what, where=places.of(path), mend=found.mend) from error
 
