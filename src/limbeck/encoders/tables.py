@@ -112,7 +112,8 @@ def _all_scores(results: Mapping[str, Any]) -> Iterator[Table]:
         note = (
             f"After epoch {last}: mean over {len(results['seeds'])} seeds ± their spread, "
             f"bootstrap interval over the n = {tested} test samples. The last "
-            "column is the paired difference of the score shown above; an interval over 0 has no winner."
+            "column is the paired difference of the score shown above; an interval over 0 has no "
+            "winner."
         )
         yield Table(f"scores-{number}", f"{dataset}, teacher {teacher}", columns, tuple(rows), note)
 
