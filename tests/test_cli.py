@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import limbeck.pipeline
 from limbeck import errors
 from limbeck.cli import RECIPES, app
+from limbeck.encoders.recipe import EncoderRecipe
 from limbeck.pipeline import RunResult
 from limbeck.recipe import load_recipe
 from limbeck.recipe.component import component_names
@@ -395,6 +396,10 @@ def test_new_writes_a_commented_recipe_that_loads(in_folder: Path, template: str
     assert (done.exit_code, done.stdout) == (0, "mine.yaml\n")
     text = Path("mine.yaml").read_text()
     assert text.startswith("#")
+    if template == "encoders":
+        assert "limbeck encoders mine.yaml" in text
+        assert load_recipe("mine.yaml", schema=EncoderRecipe).name == "mine"
+        return
     assert "limbeck run mine.yaml" in text
     recipe = load_recipe("mine.yaml")
     assert recipe.name == "mine"
