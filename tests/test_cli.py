@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import limbeck.pipeline
 from limbeck import errors
 from limbeck.cli import RECIPES, app
+from limbeck.encoders.recipe import EncoderRecipe
 from limbeck.pipeline import RunResult
 from limbeck.recipe import load_recipe
 from limbeck.recipe.component import component_names
@@ -342,6 +343,22 @@ def test_predictions_of_any_system_are_scored(in_folder: Path):
     lines = limbeck_("evaluate", "--predictions", "p.jsonl", "--metrics", "exact_match").stdout
     assert "0.5000" in lines
     assert "n 2" in lines
+    assert "1.11 times the 2.2 of the references; 2 of 2 answers within a factor of 1.5" in lines
+
+
+def test_metrics_of_a_file_take_options_as_in_a_recipe(in_folder: Path):
+    row = {"id": 1, "prediction": "abcd", "references": ["abxy"]}
+    Path("p.jsonl").write_text(json.dumps(row))
+
+    def score(metrics: str):
+        return limbeck_("evaluate", "--predictions", "p.jsonl", "--metrics", metrics, "--json")
+
+    done = score("[{kind: anls, threshold: 0.6}, exact_match]")
+    assert json.loads(done.stdout)["scores"]["anls"]["value"] == 0.5
+    done = score("[{kind: embedding_similarity, model: nobody/nothing}]")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "hf download nobody/nothing" in done.stderr
+    assert score("[1]").exit_code == 2
 
 
 def test_a_metric_that_is_unknown_names_the_option(in_folder: Path):
@@ -379,6 +396,10 @@ def test_new_writes_a_commented_recipe_that_loads(in_folder: Path, template: str
     assert (done.exit_code, done.stdout) == (0, "mine.yaml\n")
     text = Path("mine.yaml").read_text()
     assert text.startswith("#")
+    if template == "encoders":
+        assert "limbeck encoders mine.yaml" in text
+        assert load_recipe("mine.yaml", schema=EncoderRecipe).name == "mine"
+        return
     assert "limbeck run mine.yaml" in text
     recipe = load_recipe("mine.yaml")
     assert recipe.name == "mine"

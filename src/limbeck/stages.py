@@ -40,7 +40,7 @@ FORMAT_VERSIONS = {
     "questions": 1,
     "public": 1,
     "benchmark": 2,
-    "report": 5,
+    "report": 6,
     "encoder_data": 1,
     "encoder_teacher": 1,
     "encoder_features": 1,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import random
+import string
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -127,6 +129,96 @@ def test_equal_models_differ_by_exactly_zero(metric: Metric) -> None:
     [row] = scores["differences"]
     assert (row["mean"], row["low"], row["high"]) == (0.0, 0.0, 0.0)
     assert [(s["value"], s["low"], s["high"]) for s in row["per_seed"]] == [(0.0, 0.0, 0.0)]
+
+
+CONTROLS = 80
+"""Samples of the tests with controls."""
+
+
+def controls_of(metric: Metric) -> dict[str, Any]:
+    """Scores of a teacher, a student that is the teacher, shuffled, copied and empty answers."""
+    draw = random.Random(0)
+    things = [" ".join(draw.sample(string.ascii_lowercase, 2)) for _ in range(CONTROLS)]
+    things = [f"{a}{i} {b}{i * 7}" for i, (a, b) in enumerate(t.split() for t in things)]
+    references = [f"This screen shows one {t} near a title. {t}, title {t}" for t in things]
+    samples = [
+        Sample(str(i), "test", (), references=(text,), metadata={"question_type": "xyz"[i % 3]})
+        for i, text in enumerate(references)
+    ]
+    half = [text if i % 2 else text[: 30 + i % 9] for i, text in enumerate(references)]
+    answers = {"teacher": half, "student": half, "copied": references, "empty": [""] * CONTROLS}
+    for name in ("shuffled", "shuffled_again"):
+        answers[name] = draw.sample(references, CONTROLS)
+    models = [
+        ModelPredictions(arm, arm, None, [Prediction(str(i), arm, t, 3) for i, t in enumerate(own)])
+        for arm, own in answers.items()
+    ]
+    return score_models(models, samples, [metric], bootstrap=300)[0]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def controls(request: pytest.FixtureRequest) -> tuple[Metric, dict[str, Any]]:
+    metric = metric_of(request.param)
+    return metric, controls_of(metric)
+
+
+def gap(rows: Sequence[dict[str, Any]], a: str, b: str) -> dict[str, Any]:
+    return next(row for row in rows if (row["a"], row["b"]) == (a, b))
+
+
+def test_a_student_that_is_the_teacher_ties_with_it_everywhere(
+    controls: tuple[Metric, dict[str, Any]],
+) -> None:
+    _, scores = controls
+    row = gap(scores["differences"], "teacher", "student")
+    assert (row["mean"], row["low"], row["high"]) == (0, 0, 0)
+    pair = gap(scores["length_matched"]["pairs"], "teacher", "student")
+    assert pair["n"] == CONTROLS
+    assert [(r["mean"], r["low"], r["high"]) for r in pair["differences"]] == [(0, 0, 0)]
+    for groups in scores["groups"]["question_type"].values():
+        assert groups["teacher"] == groups["student"]
+    means = scores["group_means"]["question_type"]
+    assert means["teacher"] == means["student"]
+    assert not any({f["a"], f["b"]} == {"teacher", "student"} for f in scores["flips"])
+    rows = {one["arm"]: one["scores"] for one in scores["text_agreement"]}
+    assert {score["mean"] for score in rows["student"].values()} == {1}
+    assert rows["copied"]["exact_text"]["mean"] == 0.5
+
+
+def test_the_reference_is_the_maximum_and_nothing_is_zero(
+    controls: tuple[Metric, dict[str, Any]],
+) -> None:
+    metric, scores = controls
+    found = {row["arm"]: row["scores"][metric.key] for row in scores["arms"]}
+    best, worst = (best_of(metric), 0) if metric.higher_is_better else (0, 1)
+    for arm, value in (("copied", best), ("empty", worst)):
+        own = found[arm]
+        assert (own["mean"], own["low"], own["high"]) == pytest.approx((value,) * 3, abs=1e-6)
+
+
+def test_shuffled_predictions_are_no_better_than_chance(
+    controls: tuple[Metric, dict[str, Any]],
+) -> None:
+    """Two shuffles are two draws of chance: they do not differ, and both are far below a copy."""
+    metric, scores = controls
+    row = gap(scores["differences"], "shuffled", "shuffled_again")
+    assert row["low"] <= 0 <= row["high"]
+    if metric.higher_is_better:
+        for name in ("shuffled", "shuffled_again"):
+            assert gap(scores["differences"], "copied", name)["low"] > 0.2 * best_of(metric)
+
+
+def test_chance_is_what_shuffled_answers_of_known_shares_must_give() -> None:
+    """Of four equally frequent answers in random order a quarter is right."""
+    draw, n = random.Random(3), 400
+    samples = [Sample(str(i), "test", (), references=("abcd"[i % 4] * 3,)) for i in range(n)]
+    texts = draw.sample([sample.references[0] for sample in samples], n)
+    answers = [Prediction(str(i), "m", text, 1) for i, text in enumerate(texts)]
+    models = [ModelPredictions("m", "m", None, answers)]
+    metrics = [metric_of(kind) for kind in ("exact_match", "token_f1", "anls", "rouge_l")]
+    found = score_models(models, samples, metrics, bootstrap=500)[0]["models"][0]["scores"]
+    for score in found.values():
+        assert score["low"] <= 0.25 <= score["high"]
 
 
 def test_the_signature_names_the_metric_and_stays_the_same(metric: Metric) -> None:

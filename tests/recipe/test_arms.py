@@ -115,15 +115,16 @@ def test_any_arm_can_answer_with_blanked_pictures():
     assert found[-1].recipe.training.steps == 5
 
 
-def test_the_most_frequent_answer_is_one_arm_without_seed_or_pictures():
-    [arm] = arms_of(recipe(seeds=[0, 1]), ["most_frequent"])
-    assert (arm.id, arm.seed, arm.trained, arm.blanked) == ("most_frequent", None, False, False)
+@pytest.mark.parametrize("floor", ["most_frequent", "nearest_neighbour"])
+def test_a_floor_that_copies_answers_is_one_arm_without_seed_or_blanks(floor: str):
+    [arm] = arms_of(recipe(seeds=[0, 1]), [floor])
+    assert (arm.id, arm.seed, arm.trained, arm.blanked) == (floor, None, False, False)
     with pytest.raises(UsageError, match="is not among the known arms"):
-        recipe(evaluate={"models": ["most_frequent_blanked"]})
+        recipe(evaluate={"models": [f"{floor}_blanked"]})
 
 
 def test_floors_cannot_be_benchmarked_and_their_names_not_taken():
-    floors = ["student", "student_blanked", "most_frequent"]
+    floors = ["student", "student_blanked", "most_frequent", "nearest_neighbour"]
     for name in floors[1:]:
         with pytest.raises(UsageError, match=f"'{name}' is not among what is evaluated"):
             recipe(evaluate={"models": floors}, benchmark={"models": [name]})
@@ -132,5 +133,7 @@ def test_floors_cannot_be_benchmarked_and_their_names_not_taken():
 
 
 def test_a_name_that_is_no_arm_lists_those_that_are():
-    with pytest.raises(UsageError, match="known arms: teacher, baseline, most_frequent, student"):
+    with pytest.raises(
+        UsageError, match="known arms: teacher, baseline, most_frequent, nearest_neighbour"
+    ):
         arms_of(recipe(), ["nobody"])

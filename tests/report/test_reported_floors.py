@@ -26,7 +26,7 @@ def scores_of(*arms: tuple[str, float]) -> dict[str, Any]:
     for arm, share in arms:
         own = ["yes" if (i * 37 % N) < share * N else "no" for i in range(N)]
         predictions = [Prediction(str(i), arm, text, 1) for i, text in enumerate(own)]
-        seed = None if arm.startswith(("teacher", "most")) else 0
+        seed = None if arm.startswith(("teacher", "most", "nearest")) else 0
         models.append(ModelPredictions(arm, arm, seed, predictions))
     metrics = [ExactMatch(), RougeL(), LengthError()]
     return score_models(models, SAMPLES, metrics, bootstrap=200)[0]
@@ -72,6 +72,25 @@ def test_a_teacher_below_the_most_frequent_answer_is_not_worth_distilling():
     [warning] = floor_warnings(rows)
     assert "The most frequent answer in training is right in 30.0 %, the teacher 30.0 %" in warning
     assert "not worth distilling" in warning
+
+
+def test_a_teacher_below_its_nearest_neighbour_is_not_worth_distilling():
+    arms = (("teacher", 0.5), ("student", 0.5), ("baseline", 0.0), ("nearest_neighbour", 0.75))
+    teacher, student = rows_of(*arms)
+    assert teacher["outcome"] == student["outcome"] == "worse"
+    assert teacher["sentence"].startswith(
+        "The answer of the nearest training picture is right in 75.0 %, the teacher 50.0 %: the"
+        " teacher does not beat it and is not worth distilling (difference"
+    )
+    assert "the student does not beat it (difference" in student["sentence"]
+    assert len(floor_warnings([teacher, student])) == 2
+
+
+def test_a_teacher_that_does_not_beat_itself_blanked_is_not_worth_distilling():
+    rows = rows_of(("teacher", 0.3), ("teacher_blanked", 0.3))
+    assert "such a teacher is not worth distilling" in floor_warnings(rows)[0]
+    rows = rows_of(("teacher", 0.9), ("teacher_blanked", 0.3))
+    assert "worth" not in rows[0]["sentence"]
 
 
 def test_of_an_untrained_baseline_nobody_expects_that_it_looks():

@@ -87,7 +87,11 @@ def evaluate(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="with --predictions: metrics, separated by commas")
+        str,
+        typer.Option(
+            help="with --predictions: metrics, separated by commas; with options a list as in a "
+            "recipe, '[rouge_l, {kind: embedding_similarity, model: FOLDER}]'"
+        ),
     ] = "rouge_l,bleu,cider_d",
     overrides: Overrides = None,
     as_json: Json = False,
@@ -104,10 +108,11 @@ def evaluate(
         raise typer.BadParameter("--set needs a RECIPE")
     with reported(debug) as emit:
         from limbeck.errors import UsageError
+        from limbeck.evaluate.metric_list import metrics_in
         from limbeck.evaluate.scoring import score_file
 
         try:
-            scores = score_file(predictions, [word.strip() for word in metrics.split(",")])
+            scores = score_file(predictions, metrics_in(metrics))
         except UsageError as error:
             raise UsageError(error.what, where="--metrics", mend=error.mend) from error
         for warning in scores["warnings"]:
@@ -278,8 +283,21 @@ def _tell(event: str, stage: Stage) -> None:
 
 
 def scores_table(scored: dict[str, Any]) -> str:
-    """The scores of a file, a line each, with the interval and n."""
-    return "\n".join(
-        f"{row['name']:<16}{row['value']:8.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n {row['n']}"
-        for row in scored["scores"].values()
-    )
+    """The scores of a file, a line each with interval and n; means over types, and lengths."""
+
+    def line(name: str, row: dict[str, Any]) -> str:
+        spread = f"[{row['low']:.4f}, {row['high']:.4f}]"
+        return f"{name:<24}{row['value']:8.4f}  {spread}  n {row['n']}"
+
+    lines = [line(row["name"], row) for row in scored["scores"].values()]
+    for key, means in scored["group_means"].items():
+        for kind, row in means.items():
+            lines.append(line(f"{kind} by {key}", row) + f" in {row['groups']} groups")
+    lengths, matched = scored["lengths"], scored["length_matched"]
+    if lengths["ratio"] is not None:
+        lines.append(
+            f"{'words':<24}{lengths['words_mean']:8.1f}  {lengths['ratio']:.2f} times the"
+            f" {lengths['reference_words_mean']:.1f} of the references;"
+            f" {matched['n']} of {scored['n']} answers within a factor of {matched['factor']:g}"
+        )
+    return "\n".join(lines)

@@ -47,8 +47,8 @@ def score_models(
     bootstrap: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
-    ablation: Ablation | None = None,
     fidelity: Mapping[str, Path] | None = None,
+    ablation: Ablation | None = None,
 ) -> tuple[dict[str, Any], dict[str, dict[str, list[float | None]]]]:
     """Score all models on the same samples.
 
@@ -59,8 +59,8 @@ def score_models(
         bootstrap: resamples.
         confidence: of the intervals, in (0, 1).
         seed: of the resamples.
-        ablation: the points among the arms, whose axes are judged too.
         fidelity: folders in which models were compared with the teacher token by token.
+        ablation: the points among the arms, whose axes are judged too.
 
     Returns:
         The content of scores.json, and `{model id: {metric: value of each sample}}` in the order of
@@ -113,8 +113,8 @@ def score_models(
     apart = ablation.apart if ablation else frozenset[str]()
     reserved = [row for row in differences if not {row["a"], row["b"]} & apart]
     groups, group_means = group_rows(arms, scored, samples, bounds, resample)
-    compared = {name: own for name, own in arms.items() if name not in apart}
-    matched = length_matched(compared, scored, texts, samples, bounds, resample)
+    beside = {arm: own for arm, own in arms.items() if arm not in apart}
+    matched = length_matched(beside, scored, texts, samples, bounds, resample)
     turned = flips(metrics, reserved, matched)
     score = partial(_score_metric, bootstrap=bootstrap, seed=seed)
     scores = {

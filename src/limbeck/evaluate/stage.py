@@ -22,8 +22,8 @@ def evaluate(
     models: Sequence[tuple[str, str, int | None, Path]],
     samples: Sequence[Sample],
     settings: Evaluation,
-    ablation: Ablation | None = None,
     fidelity: Mapping[str, Path] | None = None,
+    ablation: Ablation | None = None,
 ) -> dict[str, Any]:
     """Score every model and write `scores.json`, `sample_scores.json` and the predictions.
 
@@ -32,8 +32,8 @@ def evaluate(
         models: id, arm, seed and predictions folder of each model.
         samples: the evaluated samples, in the order of the predictions.
         settings: metrics and bootstrap.
-        ablation: the points among the models.
         fidelity: folders of the stages that compared models with the teacher token by token.
+        ablation: the points among the models.
     """
     output.mkdir(parents=True, exist_ok=True)
     answered: list[ModelPredictions] = []
@@ -47,8 +47,8 @@ def evaluate(
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
-        ablation=ablation,
         fidelity=fidelity or {},
+        ablation=ablation,
     )
     write_json(output / "scores.json", scores)
     write_json(output / "sample_scores.json", per_sample)

@@ -76,9 +76,8 @@ def _looking(graph: Graph, teacher: TeacherOf) -> TeacherOf:
                 mend="set it to baseline",
             )
         return teacher
-    return answering(
-        untrained(graph, Arm("baseline", graph.recipe.seeds[0], graph.recipe), teacher)
-    )
+    baseline = Arm("baseline", graph.recipe.seeds[0], graph.recipe)
+    return answering(untrained(graph, baseline, teacher))
 
 
 def _identity(graph: Graph) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from limbeck.store import Store
 from limbeck.teachers import Teacher
 
 SCALE_BYTES = 4
-SMALL = ("predictions", "evaluation", "judge", "public", "benchmark", "report")
+SMALL = ("predictions", "fidelity", "evaluation", "judge", "public", "benchmark", "report")
 """Kinds of stages that hold text only."""
 
 

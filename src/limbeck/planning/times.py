@@ -31,6 +31,8 @@ UNITS = {
     "teacher": "samples_seen",
     "labels": "labels",
     "predictions": "predictions",
+    "teacher_signal": "samples",
+    "fidelity": "samples",
     "features": "samples",
     "verbalisers": "samples_seen",
 }

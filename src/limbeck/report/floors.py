@@ -1,8 +1,8 @@
 """Floors: what the arms score without looking, and whether they beat that. Pure functions.
 
 A model that does not beat itself with blanked pictures is not looking at them; a teacher that does
-not beat the most frequent answer, or the answer that went with the most similar training picture,
-is not worth distilling.
+not beat its floors (also the most frequent answer, and that of the nearest training picture) is not
+worth distilling.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from limbeck.recipe.recipe import BLANKED, MOST_FREQUENT, NEAREST_NEIGHBOUR, UNT
 from limbeck.report.format import decimal, interval, percent, score_decimals
 from limbeck.report.verdict import arm_scores, difference, outcome
 
-COPIES = {
+SHARE_RIGHT = "exact_match"
+"""The metric whose value is a share of right answers, and is said so."""
+
+COPIED = {
     MOST_FREQUENT: "The most frequent answer in training",
     NEAREST_NEIGHBOUR: "The answer of the nearest training picture",
 }
-"""Floors that no model answers, in words."""
-SHARE_RIGHT = "exact_match"
-"""The metric whose value is a share of right answers, and is said so."""
+"""Floors that no model answers, as a sentence names them."""
+NOT_WORTH_IT = "such a teacher is not worth distilling"
 
 
 def floors(scores: Mapping[str, Any], metric: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -34,8 +36,9 @@ def floors(scores: Mapping[str, Any], metric: Mapping[str, Any] | None) -> list[
         return []
     arms = [arm["arm"] for arm in scores["arms"]]
     pairs = [(arm, arm + BLANKED) for arm in arms if arm + BLANKED in arms]
-    copied = [floor for floor in COPIES if floor in arms]
-    pairs += [(arm, floor) for floor in copied for arm in arms if _may_beat(arm)]
+    for floor in COPIED:
+        if floor in arms:
+            pairs += [(arm, floor) for arm in arms if _may_beat(arm)]
     found = [_against(scores, metric, arm, floor) for arm, floor in pairs]
     return [row for row in found if row is not None]
 
@@ -84,18 +87,18 @@ def _facts(metric: Mapping[str, Any], arm: str, floor: str, values: list[float])
     digits = score_decimals(values)
     own, low = (percent(v) if shares else decimal(v, digits) for v in values)
     of = "" if shares else f" in {metric['name']}"
-    if floor in COPIES:
+    if floor in COPIED:
         verb = "is right in" if shares else "scores"
-        return f"{COPIES[floor]} {verb} {low}{of}, the {arm} {own}"
+        return f"{COPIED[floor]} {verb} {low}{of}, the {arm} {own}"
     verb, right = ("answers", " right") if shares else ("scores", "")
     return f"With blanked pictures the {arm} {verb} {low}{right}{of} against {own} with them"
 
 
 def _meaning(arm: str, floor: str, judged: str) -> str:
-    if floor in COPIES:
+    if floor in COPIED:
         better, rest = f"the {arm} beats it", f"the {arm} does not beat it"
-        if arm == "teacher":
-            rest += " and is not worth distilling"
     else:
         better, rest = "it looks at the pictures", "nothing shows that it looks at the pictures"
+    if arm == "teacher":
+        rest += " and is not worth distilling" if floor in COPIED else f": {NOT_WORTH_IT}"
     return better if judged == "better" else rest

@@ -32,19 +32,24 @@ def scores_table(results: Results) -> Table:
     """Arms down, metrics across: mean over seeds with its interval."""
     scores = results["evaluation"]
     digits = _digits(scores)
+    lengths = all("length_ratio" in arm for arm in scores["arms"])
     rows = []
     for arm in scores["arms"]:
         cells = [_arm_cell(arm)]
         for metric in scores["metrics"]:
             found = arm["scores"].get(metric["kind"])
             cells.append(_score_cell(found, digits[metric["kind"]]))
+        if lengths:
+            cells.append(Cell(times(arm["length_ratio"])))
         rows.append(tuple(cells))
     columns = [f"{m['name']} {'↑' if m['higher_is_better'] else '↓'}" for m in scores["metrics"]]
+    columns += ["length"] if lengths else []
     note = (
         f"{count(scores['n'])} samples; brackets: {percent(scores['confidence'], 0)} bootstrap "
         f"interval over samples ({count(scores['bootstrap'])} resamples); ± standard deviation "
         "over seeds. ↑ more is better, ↓ less is better."
     )
+    note += " Length: words of the answers to those of the references." if lengths else ""
     return Table("scores", "Scores", ("arm", *columns), tuple(rows), note)
 
 
@@ -150,6 +155,12 @@ def _group_table(
         number = next((f["n"] for f in found if f.get("n") is not None), None)
         values = [_group_cell(f, places) for f in found]
         rows.append((Cell(str(group)), Cell(count(number)), *values))
+    means = (scores.get("group_means") or {}).get(key)
+    if means:
+        found = [(means.get(arm) or {}).get(kind) or {} for arm in arms]
+        number = next((f["n"] for f in found if f.get("n") is not None), None)
+        values = [_group_cell(f, places) for f in found]
+        rows.append((Cell("mean over these"), Cell(count(number)), *values))
     return Table(name, caption, (key.replace("_", " "), "n", *arms), tuple(rows))
 
 

@@ -14,11 +14,11 @@ import yaml
 
 from limbeck.report import (
     cost_tables,
+    evaluation_tables,
     fact_tables,
     failure_tables,
     figures,
     judge_tables,
-    likeness_tables,
     measured_tables,
     public_tables,
     score_tables,
@@ -97,17 +97,19 @@ def trade_off(results: Results) -> Section:
 def quality(results: Results) -> Section:
     """Scores, differences, lengths, groups."""
     others = score_tables.other_differences_table(results)
+    nearer = evaluation_tables.fidelity_differences_table(results)
+    matched = evaluation_tables.all_length_matched_table(results)
+    as_long = evaluation_tables.as_long_as_references_table(results)
     parts = present(
         score_tables.scores_table(results),
         score_tables.differences_table(results),
+        evaluation_tables.flips_table(results),
         score_tables.lengths_table(results),
+        evaluation_tables.length_matched_table(results),
+        evaluation_tables.fidelity_table(results),
         *score_tables.group_tables(results),
-        *likeness_tables.group_means_tables(results),
-        likeness_tables.text_agreement_table(results),
-        likeness_tables.fidelity_table(results),
-        Folded("Where lengths are alike", present(likeness_tables.matched_pairs_table(results))),
         public_tables.public_table(results),
-        Folded(others.caption, present(others)),
+        *(Folded(table.caption, present(table)) for table in (others, matched, as_long, nearer)),
         Folded("Every model and seed on its own", present(score_tables.seeds_table(results))),
     )
     return Section("scores", "Quality", "Scores", "", parts)
