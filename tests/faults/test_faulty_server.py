@@ -257,9 +257,14 @@ losses: [{kind: cross_entropy}]
 def start(recipe: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "limbeck", "label", str(recipe), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TEST_KEY": KEY}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    # A shell's background job ignores Ctrl-C, and so would what it starts.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
 
 
 def until(condition: Any, process: subprocess.Popen[bytes]) -> None:

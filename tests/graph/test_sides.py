@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def folder_of_pictures(root: Path, number: int) -> Path:
     root.mkdir()
     rows = []
     for index in range(number):
-        picture = Image.effect_noise((64, 64), 90 + index).convert("RGB")
+        noise = random.Random(index).randbytes(64 * 64 * 3)  # its hash decides the split
+        picture = Image.frombytes("RGB", (64, 64), noise)
         picture.save(root / f"{index}.png")
         messages = [
             {"role": "user", "content": f"<image>say {index}"},
