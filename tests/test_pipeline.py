@@ -15,19 +15,10 @@ from limbeck.errors import DataError, TeacherError, UsageError
 from limbeck.recipe import Recipe, recipe_from
 from limbeck.recipe.loading import set_field
 from limbeck.stages import Stage
+from tiny_models import SIZES
 
 TRAINING = {"steps": 3, "samples_per_step": 4, "checkpoint_every": 2, "precision": "fp32"}
-BUILD = {
-    "family": "qwen2_vl",
-    "hidden_size": 32,
-    "layers": 2,
-    "heads": 4,
-    "key_value_heads": 2,
-    "intermediate_size": 48,
-    "vision_hidden_size": 32,
-    "vision_layers": 1,
-    "vision_heads": 2,
-}
+BUILD = SIZES
 
 
 def tiny_recipe(work: Path, **changes: Any) -> Recipe:

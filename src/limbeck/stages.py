@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from limbeck.errors import LimbeckError
 from limbeck.recipe.sections import ModelSection
 from limbeck.store import fingerprint
 
@@ -85,6 +86,31 @@ class Stage:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits; the folder's name."""
         return fingerprint(self.full_identity)
+
+
+class StageList:
+    """Stages, each after those that it reads, and what would prevent them from being made."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self.problems: list[LimbeckError] = []
+
+    def add(self, stage: Stage) -> Stage:
+        """Keep a stage once; whoever shares one gets the same object."""
+        for known in self.stages:
+            if known.fingerprint == stage.fingerprint:
+                return known
+        self.stages.append(stage)
+        return stage
+
+    def identify(self, identify: Callable[[], Any]) -> Any:
+        """What identifies something outside the work folder, or a problem of the plan."""
+        try:
+            return identify()
+        except LimbeckError as error:
+            if str(error) not in map(str, self.problems):
+                self.problems.append(error)
+            return {"missing": str(error)}
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,13 @@ def describe(found: Mapping[str, Any]) -> str:
     lines = [found["question"], f"along the answer: {found['answer']}"]
     for model in ("teacher", "student"):
         lines += ["", f"{model} ({found['arm']})" if model == "student" else model]
-        for said in found[model]["said"]:
+        for number, said in enumerate(found[model]["said"]):
             name = "itself" if said["layer"] is None else f"layer {said['layer']}"
             costs = f"loss {decimal(said['loss'])}, from itself {decimal(said['divergence'])}"
             lines.append(f"  {name:<9} {costs}  {_on_one_line(said['text'])}")
             if model == "student" and said["layer"] is not None and found["matches"]:
                 layers = [one["layer"] for one in found["teacher"]["said"]]
-                numbered = [n for n, o in enumerate(found["student"]["said"]) if o is said]
-                shares = found["matches"][numbered[0]]
+                shares = found["matches"][number]
                 told = ", ".join(
                     f"{layers[n]}: {percent(share, 0)}" for n, share in enumerate(shares) if share
                 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from windows import DESKTOP, WINDOWS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compare"))
 from finished_recipe import finished
@@ -24,14 +25,6 @@ from limbeck.compare.terminal import cost_line
 pytestmark = pytest.mark.slow
 
 MODELS = ["teacher", "baseline", "student"]
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
-WINDOWS = {
-    "desktop": {"viewport": DESKTOP, "color_scheme": "light"},
-    "desktop, dark": {"viewport": DESKTOP, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE, "color_scheme": "light", "has_touch": True},
-    "phone, dark": {"viewport": PHONE, "color_scheme": "dark", "has_touch": True},
-}
 HOSTILE = (
     "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     "<svg onload=\"document.title='owned'\"></svg>\u202eright to left " + "x" * 100_000

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from windows import DESKTOP, WINDOWS
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from synthetic_stages import write_stages
@@ -15,14 +16,6 @@ from limbeck.report.write import write_report
 
 pytestmark = pytest.mark.slow
 
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
-WINDOWS = {
-    "desktop": {"viewport": DESKTOP, "color_scheme": "light"},
-    "desktop, dark": {"viewport": DESKTOP, "color_scheme": "dark"},
-    "phone": {"viewport": PHONE, "color_scheme": "light", "has_touch": True},
-    "phone, dark": {"viewport": PHONE, "color_scheme": "dark", "has_touch": True},
-}
 HOSTILE = [
     "<script>document.title='owned'</script>",
     "</script><script>document.title='owned'</script>",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from limbeck.errors import DataError
+from limbeck.recipe.sections import Benchmark
 from limbeck.records import Sample
 
 Item = TypeVar("Item")
@@ -15,6 +18,26 @@ def choose_samples(samples: Sequence[Sample], count: int, seed: int) -> list[Sam
     """A seeded choice that depends on the samples' ids alone, so that all models get the same."""
     ordered = sorted(samples, key=lambda sample: sample.id)
     return random.Random(seed).sample(ordered, min(count, len(ordered)))
+
+
+def samples_to_time(
+    data: Path, settings: Benchmark, seed: int, ask: Callable[[Sample], Sample] | None
+) -> list[Sample]:
+    """The chosen samples of the data stage, asked as the model is asked that is timed.
+
+    Raises:
+        DataError: no samples in `settings.split`.
+    """
+    from limbeck.data.samples import read_samples
+
+    samples = choose_samples(read_samples(data, split=settings.split), settings.samples, seed)
+    if not samples:
+        raise DataError(
+            f"the split {settings.split!r} has no samples",
+            where="benchmark.split",
+            mend="choose a split that the data stage has",
+        )
+    return [ask(sample) for sample in samples] if ask else samples
 
 
 def full_batches(items: Sequence[Item], size: int) -> list[list[Item]]:

@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.benchmark.batches import choose_samples
+from limbeck.benchmark.batches import samples_to_time
 from limbeck.benchmark.machine import OtherWork, machine
 from limbeck.benchmark.served_load import Load, in_own_loop, keep_busy
 from limbeck.benchmark.served_quantities import measurements_of
 from limbeck.benchmark.stage import RESULTS
-from limbeck.errors import DataError, TeacherError
+from limbeck.errors import TeacherError
 from limbeck.progress import say
 from limbeck.recipe.sections import Benchmark
 from limbeck.records import Sample
@@ -69,16 +69,7 @@ def benchmark_served(
     output.mkdir(parents=True, exist_ok=True)
     path = output / RESULTS
     if not path.is_file():
-        from limbeck.data.samples import read_samples
-
-        samples = choose_samples(read_samples(data, split=settings.split), settings.samples, seed)
-        if not samples:
-            raise DataError(
-                f"the split {settings.split!r} has no samples",
-                where="benchmark.split",
-                mend="choose a split that the data stage has",
-            )
-        samples = [ask(sample) for sample in samples] if ask else samples
+        samples = samples_to_time(data, settings, seed, ask)
         key = server.key()
         if key is not None and server.is_plain:
             say(f"  warning: the key and the pictures go to {server.base_url} unencrypted (http)")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import errors
-from limbeck.benchmark.batches import choose_samples
-from limbeck.errors import DataError, LimbeckError, MemoryExhaustedError
+from limbeck.benchmark.batches import samples_to_time
+from limbeck.errors import LimbeckError, MemoryExhaustedError
 from limbeck.recipe.sections import Benchmark, ModelSection
 from limbeck.records import Sample
 from limbeck.store import write_json
@@ -63,16 +63,7 @@ def benchmark_model(
     output.mkdir(parents=True, exist_ok=True)
     path = output / RESULTS
     if not path.is_file():
-        from limbeck.data.samples import read_samples
-
-        samples = choose_samples(read_samples(data, split=settings.split), settings.samples, seed)
-        if not samples:
-            raise DataError(
-                f"the split {settings.split!r} has no samples",
-                where="benchmark.split",
-                mend="choose a split that the data stage has",
-            )
-        samples = [ask(sample) for sample in samples] if ask else samples
+        samples = samples_to_time(data, settings, seed, ask)
         write_json(path, _in_own_process(section, settings, samples, data, output, device, seed))
     return _summary(json.loads(path.read_text(encoding="utf-8")))
 

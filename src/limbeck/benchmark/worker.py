@@ -33,9 +33,10 @@ from limbeck.benchmark.timing import (
     quantity,
     timed_call,
 )
+from limbeck.data.samples import sample_from
 from limbeck.errors import LimbeckError, MemoryExhaustedError, UsageError
 from limbeck.recipe.sections import Benchmark, ModelSection
-from limbeck.records import ImageFile, Sample
+from limbeck.records import Sample
 
 COLD = "cold_start"
 
@@ -44,7 +45,7 @@ def run(spec: dict[str, Any]) -> dict[str, Any]:
     """Everything that `results.json` holds, measured in this process."""
     section = ModelSection.model_validate(spec["section"])
     settings = Benchmark.model_validate(spec["settings"])
-    samples = [_sample(fields) for fields in spec["samples"]]
+    samples = [sample_from(fields) for fields in spec["samples"]]
     data, device = Path(spec["data"]), str(spec["device"])
     files = model_files(section)  # also finds out whether it is there, before torch is loaded
     size = sum(path.stat().st_size for path in files)
@@ -259,17 +260,6 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     text = str(error)  # torch's CPU and Metal allocators raise a plain RuntimeError
     return "can't allocate memory" in text or "out of memory" in text
-
-
-def _sample(fields: dict[str, Any]) -> Sample:
-    return Sample(
-        id=fields["id"],
-        split=fields["split"],
-        messages=tuple(fields["messages"]),
-        images=tuple(ImageFile(**image) for image in fields["images"]),
-        references=tuple(fields["references"]),
-        metadata=fields["metadata"],
-    )
 
 
 def _end_with_parent() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +16,9 @@ from limbeck.encoders.recipe import EncoderArm, EncoderRecipe
 from limbeck.encoders.sources import EncoderSource
 from limbeck.encoders.students import EncoderStudent
 from limbeck.encoders.teachers import EncoderTeacher
-from limbeck.errors import LimbeckError, UsageError
+from limbeck.errors import UsageError
 from limbeck.models.source import identity_of, model_folder
-from limbeck.stages import MODEL, Stage, device_of
+from limbeck.stages import MODEL, Stage, StageList, device_of
 
 if TYPE_CHECKING:
     from limbeck.encoders.training import StudentJob
@@ -53,7 +54,7 @@ class Setting:
         return model_folder(self.options.model, self.options.revision)
 
 
-class EncoderGraph:
+class EncoderGraph(StageList):
     """A study's stages, each after those that it reads; `left_out` says which cells make no sense.
 
     Raises:
@@ -61,30 +62,13 @@ class EncoderGraph:
     """
 
     def __init__(self, recipe: EncoderRecipe) -> None:
+        super().__init__()
         self.recipe = recipe
-        self.stages: list[Stage] = []
-        self.problems: list[LimbeckError] = []
         self.left_out: list[str] = []
         self.device = device_of(recipe.device)
         self.scores: dict[tuple[str, ...], Stage] = {}
         """(data set, teacher) of a teacher's own, (.., student, arm) of students."""
         self.costs: dict[tuple[str, ...], Stage] = {}
-
-    def add(self, stage: Stage) -> Stage:
-        """Keep a stage once."""
-        for known in self.stages:
-            if known.fingerprint == stage.fingerprint:
-                return known
-        self.stages.append(stage)
-        return stage
-
-    def identify(self, name: str, revision: str | None) -> Any:
-        """The identity of weights, or a problem of the study."""
-        try:
-            return identity_of(name, revision)
-        except LimbeckError as error:
-            self.problems.append(error)
-            return {"missing": str(error)}
 
 
 def encoder_graph(recipe: EncoderRecipe) -> EncoderGraph:
@@ -115,11 +99,7 @@ def _data(graph: EncoderGraph, name: str, source: EncoderSource) -> Stage:
 
         return prepare_examples(source, output)
 
-    try:
-        content = source.content_key()
-    except LimbeckError as error:
-        graph.problems.append(error)
-        content = {"missing": str(error)}
+    content = graph.identify(source.content_key)
     identity = {"source": source.model_dump(mode="json"), "content": content}
     return graph.add(Stage("encoder_data", name, "data", identity, {}, make))
 
@@ -146,7 +126,7 @@ def _setting(
         built = graph.add(Stage("encoder_teacher", title, "train", wanted, reads, build))
     else:
         assert options.model is not None
-        weights = graph.identify(options.model, options.revision)
+        weights = graph.identify(partial(identity_of, options.model, options.revision))
     l2 = graph.recipe.evaluate.probe_l2
 
     def make(output: Path, inputs: Inputs) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from limbeck.errors import LimbeckError, UsageError
+from limbeck.errors import UsageError
 from limbeck.graph.checks import (
     check_growth,
     check_head_gradient,
@@ -18,14 +17,14 @@ from limbeck.graph.checks import (
 from limbeck.recipe import Arm, Recipe, arms_of
 from limbeck.recipe.design import design_of
 from limbeck.recipe.sections import ModelSection
-from limbeck.stages import Stage, device_of
+from limbeck.stages import Stage, StageList, device_of
 from limbeck.teachers import Teacher
 
 if TYPE_CHECKING:
     from limbeck.graph.teacher import TeacherOf
 
 
-class Graph:
+class Graph(StageList):
     """A recipe's stages, each after those that it reads.
 
     `problems` holds everything that would prevent a run, such as data or models that are not on
@@ -38,9 +37,8 @@ class Graph:
     models: list[tuple[Arm, TeacherOf | None]]
 
     def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
         self.recipe = recipe
-        self.stages: list[Stage] = []
-        self.problems: list[LimbeckError] = []
         self.arms = arms_of(recipe)
         self.design = design_of(recipe)
         self.teacher = cast(Teacher, recipe.teacher)
@@ -69,23 +67,6 @@ class Graph:
                 raise
             where = f"arms.{arm.name}.{error.where}"
             raise UsageError(error.what, where=where, mend=error.mend) from error
-
-    def add(self, stage: Stage) -> Stage:
-        """Keep a stage once; arms that share one get the same object."""
-        for known in self.stages:
-            if known.fingerprint == stage.fingerprint:
-                return known
-        self.stages.append(stage)
-        return stage
-
-    def identify(self, identify: Callable[[], Any]) -> Any:
-        """What identifies something outside the work folder, or a problem of the plan."""
-        try:
-            return identify()
-        except LimbeckError as error:
-            if str(error) not in map(str, self.problems):
-                self.problems.append(error)
-            return {"missing": str(error)}
 
     def adapter(self, section: ModelSection) -> Any:
         """What identifies the adapter that goes on a section's weights; None where there is none.

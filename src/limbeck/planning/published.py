@@ -6,6 +6,7 @@ From the config.json of each repository on the Hugging Face hub; the weights the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from limbeck.planning.shape import Sizes
@@ -14,12 +15,12 @@ PIXELS = {"min_pixels": 56 * 56, "max_pixels": 28 * 28 * 16384}
 """Of the Qwen processors, where the recipe does not say."""
 
 
-def _qwen2_vl(**sizes: Any) -> Sizes:
+def _qwen(family: str, vision_intermediate: int, **sizes: Any) -> Sizes:
     return Sizes(
-        family="qwen2_vl",
+        family=family,
         vision_width=1280,
         vision_layers=32,
-        vision_intermediate=5120,
+        vision_intermediate=vision_intermediate,
         vision_heads=16,
         patch_side=14,
         patches_per_token=4,
@@ -28,19 +29,8 @@ def _qwen2_vl(**sizes: Any) -> Sizes:
     )
 
 
-def _qwen2_5_vl(**sizes: Any) -> Sizes:
-    return Sizes(
-        family="qwen2_5_vl",
-        vision_width=1280,
-        vision_layers=32,
-        vision_intermediate=3420,
-        vision_heads=16,
-        patch_side=14,
-        patches_per_token=4,
-        frames=2,
-        **sizes,
-    )
-
+_qwen2_vl = partial(_qwen, "qwen2_vl", 5120)
+_qwen2_5_vl = partial(_qwen, "qwen2_5_vl", 3420)
 
 _TWO = {
     "vocabulary": 151_936,

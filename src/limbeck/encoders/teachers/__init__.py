@@ -31,6 +31,35 @@ class TinyTeacher(Section):
     learning_rate: float = Field(1e-3, gt=0)
     seed: Seed = 0
 
+    @property
+    def transformer(self) -> dict[str, int]:
+        """Sizes of a tower, as most configurations of transformers call them."""
+        return {
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+        }
+
+    @property
+    def feed_forward(self) -> dict[str, int]:
+        """Width of the feed-forward layers, where it is given as such."""
+        return {"intermediate_size": 4 * self.width}
+
+    @property
+    def pictures(self) -> dict[str, int]:
+        """What a tower looks at."""
+        return {"image_size": self.image_size, "patch_size": self.patch_size}
+
+    def words(self, tokenizer: Any) -> dict[str, int]:
+        """What a text tower reads."""
+        return {
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 64,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -45,6 +74,8 @@ class EncoderTeacher(Component):
     """Base of every teacher."""
 
     reads_text: ClassVar[bool]
+    architecture: ClassVar[str]
+    """The class of transformers that loads a folder."""
 
     model: str | None = Field(None, description="hub id or a folder that from_pretrained loads")
     revision: str | None = Field(None, description="branch, tag or commit on the hub")
@@ -64,8 +95,12 @@ class EncoderTeacher(Component):
         raise NotImplementedError
 
     def load_model(self, folder: Path) -> Any:
-        """The model of a folder."""
-        raise NotImplementedError
+        """The model of a folder, with the kernel that shows where it looks."""
+        import transformers
+
+        return getattr(transformers, self.architecture).from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, attn_implementation="eager"
+        )
 
     def look(self, model: Any, pixels: Tensor) -> ImageFeatures:
         """Features of normalised pixels [B, 3, S, S]."""

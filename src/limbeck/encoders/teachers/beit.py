@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck.encoders.teachers import EncoderTeacher, ImageFeatures, TinyTeacher, from_class_token
@@ -15,6 +14,7 @@ class Beit(EncoderTeacher):
     """`BeitModel`; the embedding is its pooled output, the normalised mean of the patches."""
 
     reads_text: ClassVar[bool] = False
+    architecture: ClassVar[str] = "BeitModel"
 
     kind: Literal["beit"] = "beit"
 
@@ -23,24 +23,13 @@ class Beit(EncoderTeacher):
         from transformers import BeitConfig, BeitModel
 
         config = BeitConfig(
-            hidden_size=sizes.width,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            intermediate_size=4 * sizes.width,
-            image_size=sizes.image_size,
-            patch_size=sizes.patch_size,
+            **sizes.transformer,
+            **sizes.feed_forward,
+            **sizes.pictures,
             use_absolute_position_embeddings=True,
             attn_implementation="eager",
         )
         return BeitModel(config)
-
-    def load_model(self, folder: Path) -> Any:
-        """With its pooler."""
-        from transformers import BeitModel
-
-        return BeitModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-        )
 
     def look(self, model: Any, pixels: Tensor) -> ImageFeatures:
         """The mean of the patches, and the patches."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck.encoders.teachers import EncoderTeacher, ImageFeatures, TinyTeacher, from_class_token
@@ -15,6 +14,7 @@ class Blip(EncoderTeacher):
     """`BlipForImageTextRetrieval`; the space is that of its contrastive projections."""
 
     reads_text: ClassVar[bool] = True
+    architecture: ClassVar[str] = "BlipForImageTextRetrieval"
 
     kind: Literal["blip"] = "blip"
 
@@ -22,36 +22,15 @@ class Blip(EncoderTeacher):
         """A small BlipForImageTextRetrieval for the tokenizer's words."""
         from transformers import BlipConfig, BlipForImageTextRetrieval
 
-        layers = {
-            "hidden_size": sizes.width,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "intermediate_size": 4 * sizes.width,
-        }
-        text = {
-            "vocab_size": len(tokenizer),
-            "encoder_hidden_size": sizes.width,
-            "max_position_embeddings": 64,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-        image = {"image_size": sizes.image_size, "patch_size": sizes.patch_size}
+        layers = {**sizes.transformer, **sizes.feed_forward}
+        text = {**sizes.words(tokenizer), "encoder_hidden_size": sizes.width}
         config = BlipConfig(
             text_config={**layers, **text},
-            vision_config={**layers, **image},
+            vision_config={**layers, **sizes.pictures},
             image_text_hidden_size=sizes.width,
             attn_implementation="eager",
         )
         return BlipForImageTextRetrieval(config)
-
-    def load_model(self, folder: Path) -> Any:
-        """All of it."""
-        from transformers import BlipForImageTextRetrieval
-
-        return BlipForImageTextRetrieval.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-        )
 
     def look(self, model: Any, pixels: Tensor) -> ImageFeatures:
         """In the shared space."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck.encoders.teachers import EncoderTeacher, ImageFeatures, TinyTeacher, from_class_token
@@ -15,6 +14,7 @@ class Clip(EncoderTeacher):
     """`CLIPModel`; patches go through the same norm and projection as the class token."""
 
     reads_text: ClassVar[bool] = True
+    architecture: ClassVar[str] = "CLIPModel"
 
     kind: Literal["clip"] = "clip"
 
@@ -22,35 +22,15 @@ class Clip(EncoderTeacher):
         """A small CLIPModel for the tokenizer's words."""
         from transformers import CLIPConfig, CLIPModel
 
-        layers = {
-            "hidden_size": sizes.width,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": sizes.heads,
-            "intermediate_size": 4 * sizes.width,
-        }
-        text = {
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 64,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-        image = {"image_size": sizes.image_size, "patch_size": sizes.patch_size}
+        layers = {**sizes.transformer, **sizes.feed_forward}
+        text = sizes.words(tokenizer)
         config = CLIPConfig(
             text_config={**layers, **text},
-            vision_config={**layers, **image},
+            vision_config={**layers, **sizes.pictures},
             projection_dim=sizes.width,
             attn_implementation="eager",
         )
         return CLIPModel(config)
-
-    def load_model(self, folder: Path) -> Any:
-        """Both towers."""
-        from transformers import CLIPModel
-
-        return CLIPModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-        )
 
     def look(self, model: Any, pixels: Tensor) -> ImageFeatures:
         """In the shared space."""

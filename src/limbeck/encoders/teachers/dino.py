@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from limbeck.encoders.teachers import EncoderTeacher, ImageFeatures, TinyTeacher, from_class_token
@@ -15,6 +14,7 @@ class Dino(EncoderTeacher):
     """`Dinov2Model`, or `ViTModel` for the first DINO; the embedding is the class token."""
 
     reads_text: ClassVar[bool] = False
+    architecture: ClassVar[str] = "AutoModel"
 
     kind: Literal["dino"] = "dino"
 
@@ -23,22 +23,11 @@ class Dino(EncoderTeacher):
         from transformers import Dinov2Config, Dinov2Model
 
         config = Dinov2Config(
-            hidden_size=sizes.width,
-            num_hidden_layers=sizes.layers,
-            num_attention_heads=sizes.heads,
-            image_size=sizes.image_size,
-            patch_size=sizes.patch_size,
+            **sizes.transformer,
+            **sizes.pictures,
             attn_implementation="eager",
         )
         return Dinov2Model(config)
-
-    def load_model(self, folder: Path) -> Any:
-        """By the class that config.json names."""
-        from transformers import AutoModel
-
-        return AutoModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, attn_implementation="eager"
-        )
 
     def look(self, model: Any, pixels: Tensor) -> ImageFeatures:
         """Registers, where there are any, are left out of the patches."""
